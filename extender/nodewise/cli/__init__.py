@@ -1,0 +1,1 @@
+"""The `nodewise` command; subcommands are imported when they are called."""

@@ -1,0 +1,549 @@
+"""The columns of what a policy sees: each is defined once, here, for numpy, the compiled simulator and ONNX cards.
+
+A column takes raw values as NamedTuples of float64 (arrays over nodes in numpy, scalars in a compiled loop) and uses
+arithmetic, comparisons, `& | ~`, elementwise `np.*` and `select`; never if/and/or/min/max/np.where/np.clip or
+aggregates. Its scope says what it takes, and so what a cache may keep:
+
+- "node": (node), refreshed when that node changes;
+- "pod": (pod), once a request;
+- "pair": (node, pod, pair), once a request and candidate; `pair` holds what exists only for both together, the beliefs
+  on this pod on that node's class;
+- "cluster": (cluster), once a request, over the whole cluster and never over the candidates.
+
+Values are clipped to [low, high] and cast to float32 once, on writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodewise.core import cost
+from nodewise.core.kinds import TREATMENTS
+from nodewise.core.types import ClusterView, Floats, PodRequest, Rows, SlaClass
+
+F = Any
+"""float64, scalar or array: what a column's arguments and result are made of."""
+
+Scope = Literal["node", "pod", "pair", "cluster"]
+
+
+class Node(NamedTuple):
+    """Raw values of nodes, float64 [M]; names and units as in `NodeTable`."""
+
+    cpu_allocatable_milli: Any
+    cpu_requested_milli: Any
+    cpu_nonzero_milli: Any
+    cpu_used_milli: Any
+    memory_allocatable_bytes: Any
+    memory_requested_bytes: Any
+    memory_nonzero_bytes: Any
+    memory_used_bytes: Any
+    gpus_allocatable_milli: Any
+    gpus_requested_milli: Any
+    work_remaining_s: Any
+    longest_remaining_s: Any
+    start_wait_s: Any
+    pressure: Any
+    resident_delay_cents_per_s: Any
+    resident_exposure_s: Any
+    metrics_age_s: Any
+    price_usd_per_h: Any
+    idle_w: Any
+    peak_w: Any
+    production_pods: Any
+    batch_pods: Any
+    best_effort_pods: Any
+
+
+class Pod(NamedTuple):
+    """Raw values of the pod, float64 scalars."""
+
+    cpu_milli: Any
+    cpu_nonzero_milli: Any
+    memory_bytes: Any
+    memory_nonzero_bytes: Any
+    gpus_milli: Any
+    production: Any
+    batch: Any
+    best_effort: Any
+    ends: Any
+    """1 if it has a run time, 0 for a service."""
+    waited_s: Any
+    slack_s: Any
+    """Time left until its deadline; inf if it has none, negative if it is late."""
+    expected_run_s: Any
+    delay_cents_per_s: Any
+    late_cents: Any
+    contention: Any
+    energy_cents_per_j: Any
+    loss_cents: Any
+    """Price of a node's loss for each replica of the same owner that stands on it."""
+
+
+class Pair(NamedTuple):
+    """Raw values of this pod on each node, float64 [M]."""
+
+    run_mean_s: Any
+    run_std_s: Any
+    best_run_mean_s: Any
+    """The least `run_mean_s` over all classes of the cluster."""
+    observations: Any
+    same_owner_pods: Any
+    shadow_price_cents: Any
+
+
+class Cluster(NamedTuple):
+    """Raw values of the whole cluster, float64 scalars."""
+
+    nodes: Any
+    cpu_allocatable_milli: Any
+    cpu_requested_milli: Any
+    memory_allocatable_bytes: Any
+    memory_requested_bytes: Any
+    gpus_allocatable_milli: Any
+    gpus_requested_milli: Any
+    queued_production: Any
+    queued_batch: Any
+    queued_best_effort: Any
+
+
+def select(when: Any, then: Any, otherwise: Any) -> Any:
+    """`then` where `when` holds, else `otherwise`; the one conditional that numpy and numba both take."""
+    return np.where(when, then, otherwise)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One number that a policy may look at."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    scope: Scope
+    fn: Callable[..., Any]
+    says: str
+
+
+COLUMNS: dict[str, Column] = {}
+
+
+def column(scope: Scope, *, unit: str, low: float, high: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a column under its function's name; the docstring's first line is what `explain` prints."""
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        if fn.__name__ in COLUMNS:
+            raise ValueError(f"column {fn.__name__} is defined twice")
+        says = (fn.__doc__ or "").strip().split("\n")[0].rstrip(".")
+        COLUMNS[fn.__name__] = Column(fn.__name__, unit, low, high, scope, fn, says)
+        return fn
+
+    return register
+
+
+def in_scope(scope: Scope) -> tuple[Column, ...]:
+    """The columns of one scope, in the order of their definition."""
+    return tuple(c for c in COLUMNS.values() if c.scope == scope)
+
+
+# --- node ------------------------------------------------------------------------------------------------------------
+
+
+@column("node", unit="ratio", low=0, high=2)
+def cpu_pressure(node: Node) -> F:
+    """CPU in use (or requested, without fresh metrics) over allocatable."""
+    busy = select(node.metrics_age_s < 60.0, node.cpu_used_milli, node.cpu_requested_milli)
+    return select(node.cpu_allocatable_milli > 0.0, busy / node.cpu_allocatable_milli, 0.0)
+
+
+@column("node", unit="ratio", low=0, high=2)
+def memory_pressure(node: Node) -> F:
+    """Memory in use (or requested, without fresh metrics) over allocatable."""
+    busy = select(node.metrics_age_s < 60.0, node.memory_used_bytes, node.memory_requested_bytes)
+    return select(node.memory_allocatable_bytes > 0.0, busy / node.memory_allocatable_bytes, 0.0)
+
+
+@column("node", unit="ratio", low=0, high=1)
+def cpu_requested_share(node: Node) -> F:
+    """CPU requested over allocatable."""
+    return select(node.cpu_allocatable_milli > 0.0, node.cpu_requested_milli / node.cpu_allocatable_milli, 1.0)
+
+
+@column("node", unit="ratio", low=0, high=1)
+def memory_requested_share(node: Node) -> F:
+    """Memory requested over allocatable."""
+    return select(node.memory_allocatable_bytes > 0.0, node.memory_requested_bytes / node.memory_allocatable_bytes, 1.0)
+
+
+@column("node", unit="ratio", low=0, high=1)
+def gpu_requested_share(node: Node) -> F:
+    """GPUs requested over allocatable; 1 on a node without GPUs."""
+    return select(node.gpus_allocatable_milli > 0.0, node.gpus_requested_milli / node.gpus_allocatable_milli, 1.0)
+
+
+@column("node", unit="bool", low=0, high=1)
+def has_gpu(node: Node) -> F:
+    """Whether the node has GPUs."""
+    return select(node.gpus_allocatable_milli > 0.0, 1.0, 0.0)
+
+
+@column("node", unit="bool", low=0, high=1)
+def empty(node: Node) -> F:
+    """Whether no pod runs on the node."""
+    return select(node.production_pods + node.batch_pods + node.best_effort_pods > 0.0, 0.0, 1.0)
+
+
+@column("node", unit="log(1+s)", low=0, high=12)
+def log_work_remaining(node: Node) -> F:
+    """Believed work left on the node, in seconds of all its cores."""
+    return np.log1p(node.work_remaining_s)
+
+
+@column("node", unit="log(1+s)", low=0, high=12)
+def log_longest_remaining(node: Node) -> F:
+    """Believed time until the last resident ends."""
+    return np.log1p(node.longest_remaining_s)
+
+
+@column("node", unit="log(1+s)", low=0, high=12)
+def log_start_wait(node: Node) -> F:
+    """Believed time from binding to start."""
+    return np.log1p(node.start_wait_s)
+
+
+@column("node", unit="USD per core-hour", low=0, high=2)
+def price_per_core(node: Node) -> F:
+    """Price of a core of the node."""
+    return select(node.cpu_allocatable_milli > 0.0, node.price_usd_per_h * 1000.0 / node.cpu_allocatable_milli, 0.0)
+
+
+@column("node", unit="W per core", low=0, high=100)
+def dynamic_w_per_core(node: Node) -> F:
+    """Power that one more busy core draws."""
+    span = np.maximum(node.peak_w - node.idle_w, 0.0)
+    return select(node.cpu_allocatable_milli > 0.0, span * 1000.0 / node.cpu_allocatable_milli, 0.0)
+
+
+@column("node", unit="ratio", low=0, high=1)
+def production_share(node: Node) -> F:
+    """Share of production pods among the residents."""
+    pods = node.production_pods + node.batch_pods + node.best_effort_pods
+    return select(pods > 0.0, node.production_pods / np.maximum(pods, 1.0), 0.0)
+
+
+@column("node", unit="cents per s", low=0, high=10)
+def resident_delay_rate(node: Node) -> F:
+    """What a second of delay to all residents would cost."""
+    return node.resident_delay_cents_per_s
+
+
+# --- pod -------------------------------------------------------------------------------------------------------------
+
+
+@column("pod", unit="bool", low=0, high=1)
+def production(pod: Pod) -> F:
+    """Whether the pod is of SLA class production."""
+    return pod.production
+
+
+@column("pod", unit="bool", low=0, high=1)
+def best_effort(pod: Pod) -> F:
+    """Whether the pod is of SLA class best-effort."""
+    return pod.best_effort
+
+
+@column("pod", unit="bool", low=0, high=1)
+def ends(pod: Pod) -> F:
+    """Whether the pod has a run time; a service has none."""
+    return pod.ends
+
+
+@column("pod", unit="log(1+milli)", low=0, high=12)
+def log_cpu(pod: Pod) -> F:
+    """CPU requested by the pod."""
+    return np.log1p(pod.cpu_milli)
+
+
+@column("pod", unit="log(1+s)", low=0, high=16)
+def log_waited(pod: Pod) -> F:
+    """Time since the pod was created."""
+    return np.log1p(np.maximum(pod.waited_s, 0.0))
+
+
+@column("pod", unit="log(1+s)", low=0, high=16)
+def log_slack(pod: Pod) -> F:
+    """Time left until the pod's deadline; the upper bound without one."""
+    return np.log1p(np.maximum(pod.slack_s, 0.0))
+
+
+# --- pair ------------------------------------------------------------------------------------------------------------
+
+
+def contended_run_s(node: Node, pod: Pod, pair: Pair) -> F:
+    """Believed run time beside the node's residents, seconds."""
+    return pair.run_mean_s * (1.0 + pod.contention * node.pressure)
+
+
+def flow_s(node: Node, pod: Pod, pair: Pair) -> F:
+    """Believed time from binding to the end; for a service to the start, plus what contention takes of its horizon."""
+    slowed_s = pair.run_mean_s * pod.contention * node.pressure
+    return node.start_wait_s + slowed_s + select(pod.ends > 0.0, pair.run_mean_s, 0.0)
+
+
+def late_probability(node: Node, pod: Pod, pair: Pair) -> F:
+    """Believed probability of missing the deadline, the run being log-normal.
+
+    The normal distribution function is taken as logistic(1.702 z), within 0.0095 of it (Camilli 1994).
+    """
+    left_s = np.maximum(pod.slack_s - node.start_wait_s, 1e-3)
+    spread = pair.run_std_s / np.maximum(pair.run_mean_s, 1e-9)
+    log_var = np.log1p(spread * spread)
+    log_mean = np.log(np.maximum(contended_run_s(node, pod, pair), 1e-9)) - 0.5 * log_var
+    z = (np.log(left_s) - log_mean) / np.sqrt(np.maximum(log_var, 1e-6))
+    told = (pod.ends > 0.0) & (pod.slack_s < np.inf)
+    z = select(told, np.minimum(np.maximum(z, -40.0), 40.0), 40.0)
+    return select(told, 1.0 / (1.0 + np.exp(1.702 * z)), 0.0)
+
+
+def node_share(node: Node, pod: Pod) -> F:
+    """The largest share of the node's CPU, memory or GPUs that the pod takes."""
+    share = pod.cpu_milli / np.maximum(node.cpu_allocatable_milli, 1.0)
+    share = np.maximum(share, pod.memory_bytes / np.maximum(node.memory_allocatable_bytes, 1.0))
+    gpus = select(node.gpus_allocatable_milli > 0.0, pod.gpus_milli / np.maximum(node.gpus_allocatable_milli, 1.0), 0.0)
+    return np.minimum(np.maximum(share, gpus), 1.0)
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def energy_cents(node: Node, pod: Pod, pair: Pair) -> F:
+    """Expected price of the energy the pod draws there."""
+    run_s = contended_run_s(node, pod, pair)
+    joules = cost.dynamic_joules(pod.cpu_milli, node.cpu_allocatable_milli, node.idle_w, node.peak_w, run_s)
+    return joules * pod.energy_cents_per_j
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def room_cents(node: Node, pod: Pod, pair: Pair) -> F:
+    """Expected price of the node-hours the pod takes there."""
+    return cost.node_cents(node_share(node, pod), node.price_usd_per_h, contended_run_s(node, pod, pair))
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def delay_cents(node: Node, pod: Pod, pair: Pair) -> F:
+    """Expected price of the time until the pod is done there."""
+    return pod.delay_cents_per_s * flow_s(node, pod, pair)
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def late_cents(node: Node, pod: Pod, pair: Pair) -> F:
+    """Expected price of missing the deadline there."""
+    return pod.late_cents * late_probability(node, pod, pair)
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def slowdown_cents(node: Node, pod: Pod, pair: Pair) -> F:
+    """Expected price of the delay that the pod causes to the node's residents."""
+    added = pod.cpu_milli / np.maximum(node.cpu_allocatable_milli, 1.0)
+    # Both must run for it to hurt: the shorter of the pod's stay and the residents'.
+    together_s = np.minimum(contended_run_s(node, pod, pair), node.resident_exposure_s)
+    return pod.contention * added * together_s * node.resident_delay_cents_per_s
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def spread_cents(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001  one signature for all of a scope
+    """Expected price of losing several replicas of one owner together."""
+    return pod.loss_cents * pair.same_owner_pods
+
+
+@column("pair", unit="log ratio", low=0, high=6)
+def log_slower_than_best(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """How much longer the pod runs there than on the best node class."""
+    return np.log(np.maximum(pair.run_mean_s, 1e-9) / np.maximum(pair.best_run_mean_s, 1e-9))
+
+
+@column("pair", unit="probability", low=0, high=1)
+def lateness(node: Node, pod: Pod, pair: Pair) -> F:
+    """Probability of missing the deadline there."""
+    return late_probability(node, pod, pair)
+
+
+@column("pair", unit="log(1+runs)", low=0, high=12)
+def log_observations(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """How many runs of this workload on this node class were seen."""
+    return np.log1p(pair.observations)
+
+
+@column("pair", unit="ratio", low=0, high=4)
+def run_uncertainty(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """Standard deviation over mean of the believed run time."""
+    return pair.run_std_s / np.maximum(pair.run_mean_s, 1e-9)
+
+
+@column("pair", unit="ratio", low=0, high=1)
+def cpu_free_after(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """Share of the node's CPU that is left when the pod is there."""
+    left = node.cpu_allocatable_milli - node.cpu_requested_milli - pod.cpu_milli
+    return select(node.cpu_allocatable_milli > 0.0, left / node.cpu_allocatable_milli, 0.0)
+
+
+@column("pair", unit="ratio", low=0, high=1)
+def memory_free_after(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """Share of the node's memory that is left when the pod is there."""
+    left = node.memory_allocatable_bytes - node.memory_requested_bytes - pod.memory_bytes
+    return select(node.memory_allocatable_bytes > 0.0, left / node.memory_allocatable_bytes, 0.0)
+
+
+@column("pair", unit="bool", low=0, high=1)
+def gpu_wasted(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """Whether a pod without GPUs would sit on a node with GPUs."""
+    return select((node.gpus_allocatable_milli > 0.0) & (pod.gpus_milli <= 0.0), 1.0, 0.0)
+
+
+@column("pair", unit="cents", low=0, high=1000)
+def shadow_cents(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
+    """Price of the room itself, from the shadow prices of the cluster's resources."""
+    return pair.shadow_price_cents
+
+
+# --- cluster ---------------------------------------------------------------------------------------------------------
+
+
+@column("cluster", unit="ratio", low=0, high=1)
+def cluster_cpu_share(cluster: Cluster) -> F:
+    """CPU requested over allocatable, whole cluster."""
+    return cluster.cpu_requested_milli / np.maximum(cluster.cpu_allocatable_milli, 1.0)
+
+
+@column("cluster", unit="ratio", low=0, high=1)
+def cluster_memory_share(cluster: Cluster) -> F:
+    """Memory requested over allocatable, whole cluster."""
+    return cluster.memory_requested_bytes / np.maximum(cluster.memory_allocatable_bytes, 1.0)
+
+
+@column("cluster", unit="ratio", low=0, high=1)
+def cluster_gpu_share(cluster: Cluster) -> F:
+    """GPUs requested over allocatable, whole cluster."""
+    return cluster.gpus_requested_milli / np.maximum(cluster.gpus_allocatable_milli, 1.0)
+
+
+@column("cluster", unit="log(1+pods per node)", low=0, high=8)
+def log_queued(cluster: Cluster) -> F:
+    """Pods waiting for a node, for each node."""
+    waiting = cluster.queued_production + cluster.queued_batch + cluster.queued_best_effort
+    return np.log1p(waiting / np.maximum(cluster.nodes, 1.0))
+
+
+# --- raw values from a view ------------------------------------------------------------------------------------------
+
+
+class Raw(NamedTuple):
+    """The raw values of one request."""
+
+    node: Node
+    pod: Pod
+    pair: Pair
+    cluster: Cluster
+
+
+_TABLE_FIELDS = tuple(f for f in Node._fields if not f.endswith("_pods"))
+
+
+def raw(pod: PodRequest, view: ClusterView, rows: Rows) -> Raw:
+    """The raw values of `pod` for candidate `rows` [M]."""
+    t, rates = view.nodes, view.rates
+    sla = t.pods_by_sla[rows]
+    node = Node(*[getattr(t, f)[rows] for f in _TABLE_FIELDS], *sla.T)
+    has_end = TREATMENTS[pod.kind].ends
+    told = pod.expected_run_s == pod.expected_run_s
+    scale = pod.expected_run_s if told else 1.0
+    if has_end:
+        mean_of_class = view.beliefs.run_mean[view.belief_row] * scale  # [C]
+        std_of_class = view.beliefs.run_std[view.belief_row] * scale
+    else:
+        mean_of_class = np.full(view.beliefs.run_mean.shape[1], rates.service_horizon_s)
+        std_of_class = np.zeros_like(mean_of_class)
+    classes = t.node_class[rows]
+    mean = mean_of_class[classes]
+    pair = Pair(
+        run_mean_s=mean,
+        run_std_s=std_of_class[classes],
+        best_run_mean_s=np.full(len(rows), mean_of_class.min() if mean_of_class.size else 0.0),
+        observations=view.beliefs.observations[view.belief_row][classes],
+        same_owner_pods=_same_owner(view, rows),
+        shadow_price_cents=view.shadow_price_cents[rows],
+    )
+    return Raw(node, _pod(pod, view, has_end), pair, _cluster(view))
+
+
+def _pod(pod: PodRequest, view: ClusterView, has_end: bool) -> Pod:
+    rates = view.rates
+    told = pod.expected_run_s == pod.expected_run_s
+    return Pod(
+        cpu_milli=pod.cpu_milli,
+        cpu_nonzero_milli=pod.cpu_nonzero_milli,
+        memory_bytes=pod.memory_bytes,
+        memory_nonzero_bytes=pod.memory_nonzero_bytes,
+        gpus_milli=pod.gpus_milli,
+        production=float(pod.sla is SlaClass.PRODUCTION),
+        batch=float(pod.sla is SlaClass.BATCH),
+        best_effort=float(pod.sla is SlaClass.BEST_EFFORT),
+        ends=float(has_end),
+        waited_s=view.now_s - pod.created_s if pod.created_s == pod.created_s else 0.0,
+        slack_s=pod.deadline_s - view.now_s,
+        expected_run_s=pod.expected_run_s if told else 0.0,
+        delay_cents_per_s=cost.delay_cents_per_s(rates, pod.sla),
+        late_cents=cost.late_cents(rates, pod.sla),
+        contention=rates.contention,
+        energy_cents_per_j=cost.energy_cents(rates, 1.0),
+        loss_cents=rates.value_cents[pod.sla] * rates.node_loss_probability,
+    )
+
+
+def _same_owner(view: ClusterView, rows: Rows) -> Floats:
+    if view.owner_id < 0:
+        return np.zeros(len(rows))
+    of_owner = view.nodes.residents[view.nodes.resident_owner == view.owner_id, 0].astype(np.int64)
+    return np.bincount(of_owner, minlength=len(view.nodes.name)).astype(float)[rows]
+
+
+def _cluster(view: ClusterView) -> Cluster:
+    t = view.nodes
+    return Cluster(
+        nodes=float(len(t.name)),
+        cpu_allocatable_milli=float(t.cpu_allocatable_milli.sum()),
+        cpu_requested_milli=float(t.cpu_requested_milli.sum()),
+        memory_allocatable_bytes=float(t.memory_allocatable_bytes.sum()),
+        memory_requested_bytes=float(t.memory_requested_bytes.sum()),
+        gpus_allocatable_milli=float(t.gpus_allocatable_milli.sum()),
+        gpus_requested_milli=float(t.gpus_requested_milli.sum()),
+        queued_production=float(view.queued_by_sla[0]),
+        queued_batch=float(view.queued_by_sla[1]),
+        queued_best_effort=float(view.queued_by_sla[2]),
+    )
+
+
+def arguments(col: Column, values: Raw) -> tuple[Any, ...]:
+    """What `col.fn` takes, by its scope."""
+    match col.scope:
+        case "node":
+            return (values.node,)
+        case "pod":
+            return (values.pod,)
+        case "cluster":
+            return (values.cluster,)
+    return (values.node, values.pod, values.pair)
+
+
+def features(names: Sequence[str], pod: PodRequest, view: ClusterView, rows: Rows) -> NDArray[np.float32]:
+    """The named columns of each candidate, clipped to their ranges, [M, len(names)]. Raises KeyError for an unknown one."""
+    values = raw(pod, view, rows)
+    out = np.empty((len(rows), len(names)), np.float32)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for k, name in enumerate(names):
+            col = COLUMNS[name]
+            out[:, k] = np.minimum(np.maximum(col.fn(*arguments(col, values)), col.low), col.high)
+    return out

@@ -1,0 +1,245 @@
+"""How long workload w runs on node class c, learned online from finished pods.
+
+Model, in log space: log t = a_w + b_c + <u_w, v_c> + noise, a low-rank table with shrinkage, and on top of it each
+cell's own mean (precision weighted), so that a cell with data trusts its data and an empty one borrows from its row and
+column. Fitted by alternating ridge regression: every finished pod solves its own row and its own column again. Old
+evidence decays, so that a node class that changed its speed is followed.
+
+Sources: probabilistic matrix factorisation (Salakhutdinov and Mnih, NIPS 2007); Quasar (Delimitrou and Kozyrakis,
+ASPLOS 2014) for collaborative filtering of workloads over platforms.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nodewise.core.types import Beliefs, Floats, PodRequest
+
+_RANK = 2
+_LONGEST_LOG = math.log(30 * 86400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorSettings:
+    """Priors of the estimator, in natural-log units unless said otherwise."""
+
+    prior_run_s: float = 60.0
+    """Run time of a workload that nobody has seen and nobody described."""
+    prior_spread: float = 1.5
+    """Standard deviation of a workload's own level around the prior."""
+    described_spread: float = 0.5
+    """The same for pods that tell `expected-seconds`, around what they tell."""
+    class_spread: float = 0.7
+    """Of a node class's general speed."""
+    affinity_spread: float = 0.5
+    """Of the part that is neither workload nor node class alone."""
+    cell_spread: float = 0.25
+    """Of what is left of a cell when the low-rank part is known."""
+    noise: float = 0.4
+    """Of one run around its cell's mean, until enough runs are seen."""
+    noise_weight: float = 8.0
+    """How many runs the prior noise counts for."""
+    most_workloads: int = 5000
+    """Workloads told apart; those that come later share one row."""
+    decay: float = 0.995
+    """How much of a cell's old evidence is kept at each new observation of that cell."""
+
+
+class RunTimeEstimator:
+    """Mutable; `beliefs()` gives frozen tables. Not thread-safe: one owner feeds it."""
+
+    def __init__(self, settings: EstimatorSettings | None = None) -> None:
+        self.settings = settings or EstimatorSettings()
+        self._workloads: dict[tuple[str, bool], int] = {}
+        self._classes: dict[str, int] = {}
+        self._described = np.zeros(0, bool)  # [W]
+        self._count = np.zeros((0, 0))  # [W, C] decayed number of runs
+        self._sum = np.zeros((0, 0))  # [W, C] decayed sum of log run times
+        self._sum_sq = np.zeros((0, 0))  # [W, C] decayed sum of squared deviations from the cell's running mean
+        self._row_factor = np.zeros((0, 1 + _RANK))  # [W, 1 + rank]: a_w (deviation from its prior), u_w
+        self._col_factor = np.zeros((0, 1 + _RANK))  # [C, 1 + rank]: b_c, v_c
+        self._row_var = np.zeros(0)  # [W] posterior variance of a_w
+        self._col_var = np.zeros(0)  # [C] posterior variance of b_c
+        self._beliefs: Beliefs | None = None
+
+    def row(self, pod: PodRequest) -> int:
+        """The table row of a pod's workload, made if it is new; workloads with and without a described time differ."""
+        key = (pod.workload, not math.isnan(pod.expected_run_s))
+        found = self._workloads.get(key)
+        if found is None and len(self._workloads) >= self.settings.most_workloads:
+            key = ("", key[1])
+            found = self._workloads.get(key)
+        if found is None:
+            found = self._workloads[key] = len(self._workloads)
+            self._grow(len(self._workloads), len(self._classes))
+            self._described[found] = key[1]
+        return found
+
+    def column(self, node_class: str) -> int:
+        """The table column of a node class, made if it is new."""
+        found = self._classes.get(node_class)
+        if found is None:
+            found = self._classes[node_class] = len(self._classes)
+            self._grow(len(self._workloads), len(self._classes))
+        return found
+
+    @property
+    def workloads(self) -> tuple[tuple[str, bool], ...]:
+        """(workload, whether its pods describe their run time) of each row."""
+        return tuple(self._workloads)
+
+    @property
+    def node_classes(self) -> tuple[str, ...]:
+        """Name of each column."""
+        return tuple(self._classes)
+
+    def observe(self, row: int, column: int, run: float, slowdown: float = 1.0) -> None:
+        """Learn from one finished pod.
+
+        `run` in seconds, or in seconds per expected second for a described row; `slowdown` is the factor by which
+        contention is believed to have stretched it. Runs that are not above zero are ignored.
+        """
+        if not run > 0.0 or not math.isfinite(run):
+            return
+        y = min(math.log(run / slowdown), _LONGEST_LOG)
+        keep = self.settings.decay
+        n, total = self._count[row, column] * keep, self._sum[row, column] * keep
+        before = y - total / n if n > 0 else 0.0
+        self._count[row, column], self._sum[row, column] = n + 1.0, total + y
+        after = y - (total + y) / (n + 1.0)
+        self._sum_sq[row, column] = self._sum_sq[row, column] * keep + before * after
+        self._solve_row(row)
+        self._solve_column(column)
+        self._beliefs = None
+
+    def beliefs(self) -> Beliefs:
+        """The tables as they stand; the same object until something new is learned."""
+        if self._beliefs is None:
+            self._beliefs = self._tables()
+        return self._beliefs
+
+    def _grow(self, rows: int, columns: int) -> None:
+        def wider(old: Floats, shape: tuple[int, ...], fill: float = 0.0) -> Floats:
+            new = np.full(shape, fill, dtype=old.dtype)
+            new[tuple(slice(0, k) for k in old.shape)] = old
+            return new
+
+        old_rows, old_columns = len(self._row_factor), len(self._col_factor)
+        self._described = wider(self._described, (rows,))
+        self._count = wider(self._count, (rows, columns))
+        self._sum = wider(self._sum, (rows, columns))
+        self._sum_sq = wider(self._sum_sq, (rows, columns))
+        self._row_factor = wider(self._row_factor, (rows, 1 + _RANK))
+        self._col_factor = wider(self._col_factor, (columns, 1 + _RANK))
+        # Small fixed directions break the symmetry u = v = 0, at which neither half-step could leave zero.
+        for k in range(old_rows, rows):
+            self._row_factor[k, 1:] = 0.1 * np.cos(np.arange(1, 1 + _RANK) * (k + 1.0))
+        for k in range(old_columns, columns):
+            self._col_factor[k, 1:] = 0.1 * np.sin(np.arange(1, 1 + _RANK) * (k + 1.0))
+        self._row_var, self._col_var = np.zeros(rows), np.zeros(columns)
+        for k in range(rows):
+            self._row_var[k] = self._row_spread(k) ** 2 / (1.0 + self._count[k].sum())
+        for k in range(columns):
+            self._col_var[k] = self.settings.class_spread**2 / (1.0 + self._count[:, k].sum())
+        self._beliefs = None
+
+    def _row_spread(self, row: int) -> float:
+        return self.settings.described_spread if self._described[row] else self.settings.prior_spread
+
+    def _prior_log(self) -> Floats:
+        return np.where(self._described, 0.0, math.log(self.settings.prior_run_s))  # [W]
+
+    def _weights(self, count: Floats) -> Floats:
+        """Precision of a cell's mean as evidence on the low-rank part: its noise and its own deviation."""
+        s = self.settings
+        return count / (s.noise**2 + count * s.cell_spread**2)
+
+    def _solve_row(self, row: int) -> None:
+        prior = self._prior_log()[row]
+        seen = self._count[row] > 0
+        basis = np.concatenate([np.ones((seen.sum(), 1)), self._col_factor[seen, 1:]], axis=1)
+        target = self._sum[row, seen] / self._count[row, seen] - prior - self._col_factor[seen, 0]
+        spread = (self._row_spread(row), *(1.0,) * _RANK)
+        self._row_factor[row], self._row_var[row] = _ridge(basis, target, self._weights(self._count[row, seen]), spread)
+
+    def _solve_column(self, column: int) -> None:
+        prior = self._prior_log()
+        seen = self._count[:, column] > 0
+        basis = np.concatenate([np.ones((seen.sum(), 1)), self._row_factor[seen, 1:]], axis=1)
+        target = self._sum[seen, column] / self._count[seen, column] - prior[seen] - self._row_factor[seen, 0]
+        spread = (self.settings.class_spread, *(self.settings.affinity_spread,) * _RANK)
+        weights = self._weights(self._count[seen, column])
+        self._col_factor[column], self._col_var[column] = _ridge(basis, target, weights, spread)
+
+    def _tables(self) -> Beliefs:
+        s = self.settings
+        low_rank = (
+            self._prior_log()[:, None]
+            + self._row_factor[:, :1]
+            + self._col_factor[:, 0][None, :]
+            + self._row_factor[:, 1:] @ self._col_factor[:, 1:].T
+        )  # [W, C]
+        # Ignorance of the affinity part vanishes as a cell's row and column fill up.
+        evidence = self._count.sum(axis=1)[:, None] + self._count.sum(axis=0)[None, :]
+        prior_var = (
+            self._row_var[:, None] + self._col_var[None, :] + s.cell_spread**2 + s.affinity_spread**2 / (1.0 + evidence)
+        )
+        noise_var = (s.noise_weight * s.noise**2 + self._sum_sq.sum(axis=1, keepdims=True)) / (
+            s.noise_weight + np.maximum(self._count.sum(axis=1, keepdims=True) - 1.0, 0.0)
+        )  # [W, 1] of a single run
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = np.where(self._count > 0, self._sum / self._count, 0.0)
+        data_precision = self._count / noise_var
+        mean_var = 1.0 / (1.0 / prior_var + data_precision)
+        log_mean = mean_var * (low_rank / prior_var + own * data_precision)
+        var = np.minimum(noise_var + mean_var, 4.0)
+        # Mean of the log-normal with the scatter of single runs only: adding our ignorance of the mean would make an
+        # unknown class look slow (and never tried) merely because it is unknown.
+        mean = np.exp(np.minimum(log_mean + 0.5 * noise_var, _LONGEST_LOG))
+        return Beliefs(run_mean=mean, run_std=mean * np.sqrt(np.expm1(var)), observations=self._count.copy())
+
+    def state(self) -> dict[str, Any]:
+        """Everything learned, as plain lists, for `restore`."""
+        return {
+            "workloads": [list(key) for key in self._workloads],
+            "classes": list(self._classes),
+            "count": self._count.tolist(),
+            "sum": self._sum.tolist(),
+            "sum_sq": self._sum_sq.tolist(),
+            "row_factor": self._row_factor.tolist(),
+            "col_factor": self._col_factor.tolist(),
+            "row_var": self._row_var.tolist(),
+            "col_var": self._col_var.tolist(),
+        }
+
+    @classmethod
+    def restore(cls, state: dict[str, Any], settings: EstimatorSettings | None = None) -> RunTimeEstimator:
+        """The estimator that gave `state()`. Raises KeyError or ValueError if the state is not one."""
+        made = cls(settings)
+        made._workloads = {(str(w), bool(d)): k for k, (w, d) in enumerate(state["workloads"])}
+        made._classes = {str(c): k for k, c in enumerate(state["classes"])}
+        made._described = np.array([d for _, d in made._workloads], bool)
+        shape = (len(made._workloads), len(made._classes))
+        for name in ("count", "sum", "sum_sq"):
+            setattr(made, f"_{name}", np.array(state[name], float).reshape(shape))
+        made._row_factor = np.array(state["row_factor"], float).reshape(shape[0], 1 + _RANK)
+        made._col_factor = np.array(state["col_factor"], float).reshape(shape[1], 1 + _RANK)
+        made._row_var = np.array(state["row_var"], float).reshape(shape[0])
+        made._col_var = np.array(state["col_var"], float).reshape(shape[1])
+        return made
+
+
+def _ridge(basis: Floats, target: Floats, weight: Floats, spread: tuple[float, ...]) -> tuple[Floats, float]:
+    """Weighted ridge regression with prior N(0, spread²); the solution and the variance of its first part."""
+    precision = (basis * weight[:, None]).T @ basis + np.diag(1.0 / np.square(spread))
+    covariance = np.linalg.inv(precision)
+    return covariance @ (basis.T @ (weight * target)), float(covariance[0, 0])
+
+
+def with_table(beliefs: Beliefs, run_mean: Floats) -> Beliefs:
+    """Beliefs that are sure of `run_mean` [W, C]; for reference rows that are told the truth, never for a product."""
+    return replace(beliefs, run_mean=run_mean, run_std=run_mean * 1e-3, observations=np.full(run_mean.shape, 1e6))

@@ -1,0 +1,1 @@
+"""The HTTP extender: wire, watch, assumed pods, journal, telemetry, guard."""

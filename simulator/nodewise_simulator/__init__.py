@@ -1,0 +1,1 @@
+"""Offline cluster simulator that behaves like kube-scheduler: engine, driver, scenarios, metrics."""

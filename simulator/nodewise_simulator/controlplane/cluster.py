@@ -1,0 +1,287 @@
+"""etcd and kube-apiserver on this machine, and the calls that fill them with nodes and pods."""
+
+import asyncio
+import json
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from nodewise_simulator.controlplane.api import Api, ApiError
+from nodewise_simulator.controlplane.loop import LoopThread
+from nodewise_simulator.controlplane.process import Process
+from nodewise_simulator.controlplane.programs import program, programs
+from nodewise_simulator.controlplane.scheduler import Scheduler, fetch
+
+Json = dict[str, Any]
+
+
+class ControlPlane:
+    """A Kubernetes API on 127.0.0.1 for the length of a `with` block (5–10 s to ready on two cores).
+
+    Nothing runs but etcd and kube-apiserver: no controller manager, so Jobs make no pods, owners collect nothing, and a namespace
+    never finishes deleting; start schedulers with `start_scheduler` and let a `Kubelet` play the pods. Enter it from the main thread (see
+    `Process`). Not for secrets: certificates are self-signed, and etcd skips fsync.
+    """
+
+    kubeconfig: Path
+    """File with the address and the token of a cluster admin (JSON, which is YAML)."""
+    url: str
+    """https://127.0.0.1:port"""
+    token: str
+    """The admin's bearer token."""
+
+    def __init__(self, apiserver_args: Sequence[str] = ()) -> None:
+        """`apiserver_args` are added to kube-apiserver's command line, such as `--audit-log-path=…`."""
+        self._apiserver_args = apiserver_args
+        self._processes: list[Process] = []
+        self._started = 0
+
+    def __enter__(self) -> Self:
+        paths = programs()
+        self.folder = Path(tempfile.mkdtemp(prefix="nodewise-controlplane-"))
+        self.token = secrets.token_hex(16)
+        self._loop = LoopThread("controlplane")
+        try:
+            self._start_apiserver(paths["kube-apiserver"], self._start_etcd(paths["etcd"]))
+            self.kubeconfig = self.folder / "kubeconfig"
+            self.kubeconfig.write_text(json.dumps(_kubeconfig(self.url, self.token), indent=1))
+            self.kubeconfig.chmod(0o600)
+            self._api = self._loop.run(Api(self.url, self.token).__aenter__())
+            # /readyz does not wait for the namespaces that a post-start hook creates.
+            self._processes[-1].wait_until(
+                lambda: fetch(f"{self.url}/api/v1/namespaces/default", self.token) is not None
+            )
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._loop.run(self._api.__aexit__(None, None, None))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._loop.close()
+        for process in reversed(self._processes):
+            process.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_process(self, name: str, argv: Sequence[str | Path]) -> Process:
+        """Start any program that is to end with this control plane (at the latest), with a log in `folder`."""
+        self._started += 1
+        process = Process(name, argv, self.folder / f"{self._started}-{name}.log")
+        self._processes.append(process)
+        return process
+
+    def _start_etcd(self, path: Path) -> str:
+        client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+        etcd = self.start_process(
+            "etcd",
+            [
+                path,
+                *("--data-dir", self.folder / "etcd"),
+                *("--listen-client-urls", client, "--advertise-client-urls", client),
+                *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                *("--initial-cluster", f"default={peer}"),
+                "--unsafe-no-fsync",
+            ],
+        )
+        etcd.wait_until(lambda: fetch(f"{client}/health") is not None)
+        return client
+
+    def _start_apiserver(self, path: Path, etcd_url: str) -> None:
+        (port,) = free_ports(1)
+        self.url = f"https://127.0.0.1:{port}"
+        private, public = _service_account_keys(self.folder)
+        tokens = self.folder / "tokens.csv"
+        tokens.write_text(f'{self.token},admin,1,"system:masters"\n')
+        tokens.chmod(0o600)
+        apiserver = self.start_process(
+            "kube-apiserver",
+            [
+                path,
+                *("--etcd-servers", etcd_url),
+                *("--secure-port", str(port), "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"),
+                *("--cert-dir", self.folder / "certs"),
+                *("--service-account-issuer", "https://127.0.0.1"),
+                *("--service-account-key-file", public, "--service-account-signing-key-file", private),
+                *("--token-auth-file", tokens, "--authorization-mode", "RBAC"),
+                *("--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"),
+                # Without the controller manager there are no service accounts, and nobody lifts a new node's not-ready taint.
+                *("--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition"),
+                *self._apiserver_args,
+            ],
+        )
+        apiserver.wait_until(lambda: fetch(f"{self.url}/readyz", self.token) is not None)
+
+    def start_scheduler(self, config: Json, binary: str = "kube-scheduler") -> Scheduler:
+        """Start a scheduler with this KubeSchedulerConfiguration (see `scheduler_config`) and wait for its /healthz."""
+        (port,) = free_ports(1)
+        file = self.folder / f"scheduler-{port}.json"
+        file.write_text(json.dumps(config, indent=1))
+        access = ("--authentication-kubeconfig", self.kubeconfig, "--authorization-kubeconfig", self.kubeconfig)
+        listen = (
+            "--secure-port",
+            str(port),
+            "--bind-address",
+            "127.0.0.1",
+            "--cert-dir",
+            self.folder / f"scheduler-{port}",
+        )
+        process = self.start_process(binary, [program(binary), "--config", file, *listen, *access])
+        scheduler = Scheduler(process, f"https://127.0.0.1:{port}", self.token)
+        try:
+            process.wait_until(lambda: fetch(f"{scheduler.url}/healthz") is not None)
+        except BaseException:
+            process.stop()
+            raise
+        return scheduler
+
+    def stop_scheduler(self, scheduler: Scheduler) -> None:
+        """End this scheduler; pods that name it stay pending from here on."""
+        scheduler.stop()
+
+    def create_nodes(self, nodes: Iterable[Json]) -> list[Json]:
+        """POST them whole over 16 connections (about 200 a second on two cores); returns them as stored."""
+        return self._loop.run(self._api.create_all("/api/v1/nodes", nodes))
+
+    def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
+        """Create a namespace; it cannot be deleted here, so take a new name each time."""
+        self.call("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels or {}}})
+
+    def create_pods(self, pods: Iterable[Json]) -> list[Json]:
+        """POST them, each into its own `metadata.namespace`, over 16 connections; returns them as stored."""
+
+        async def create() -> list[Json]:
+            return await asyncio.gather(
+                *(self._api.call("POST", _pods_path(each["metadata"]["namespace"]), each) for each in pods)
+            )
+
+        return self._loop.run(create())
+
+    def list_pods(self, namespace: str | None = None) -> list[Json]:
+        """All pods of one namespace, or of all."""
+        pods: list[Json] = self.call("GET", _pods_path(namespace))["items"]
+        return pods
+
+    def delete_pods(self, namespace: str = "default") -> None:
+        """Delete all pods of a namespace at once, without grace; returns when the API server no longer lists them."""
+        self.call(
+            "DELETE", _pods_path(namespace), {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+        )
+
+    def delete_nodes(self) -> None:
+        """Delete all nodes."""
+        self.call("DELETE", "/api/v1/nodes")
+
+    def wait_bound(self, count: int, namespace: str = "default", timeout_s: float = 60.0) -> dict[str, str]:
+        """Node by pod name, as soon as `count` pods of the namespace are bound; raises TimeoutError that quotes an unbound pod."""
+        bound = self._wait(count, namespace, timeout_s, "bound", lambda pod: "nodeName" in pod["spec"])
+        return {name: pod["spec"]["nodeName"] for name, pod in bound.items()}
+
+    def wait_phase(
+        self, phase: str, count: int, namespace: str = "default", timeout_s: float = 60.0
+    ) -> dict[str, Json]:
+        """Pods by name, as soon as `count` of the namespace are in this phase, such as "Succeeded"; raises TimeoutError."""
+        return self._wait(count, namespace, timeout_s, phase, lambda pod: pod["status"].get("phase") == phase)
+
+    def call(self, method: str, path: str, body: Json | None = None, content_type: str = "application/json") -> Json:
+        """Any other request as cluster admin; raises ApiError."""
+        return self._loop.run(self._api.call(method, path, body, content_type=content_type))
+
+    def _wait(
+        self, count: int, namespace: str, timeout_s: float, state: str, reached: Callable[[Json], bool]
+    ) -> dict[str, Json]:
+        return self._loop.run(_watch_pods(self._api, count, namespace, timeout_s, state, reached))
+
+
+async def _watch_pods(
+    api: Api, count: int, namespace: str, timeout_s: float, state: str, reached: Callable[[Json], bool]
+) -> dict[str, Json]:
+    done: dict[str, Json] = {}
+    others: dict[str, Json] = {}
+
+    def put(pod: Json) -> None:
+        name = pod["metadata"]["name"]
+        into, out_of = (done, others) if reached(pod) else (others, done)
+        into[name] = pod
+        out_of.pop(name, None)
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for kind, thing in api.events(_pods_path(namespace)):
+                if kind == "SYNC":
+                    done.clear()
+                    others.clear()
+                    for pod in thing["items"]:
+                        put(pod)
+                elif kind == "DELETED":
+                    done.pop(thing["metadata"]["name"], None)
+                    others.pop(thing["metadata"]["name"], None)
+                else:
+                    put(thing)
+                if len(done) >= count:
+                    break
+    except TimeoutError:
+        why = next((f"; {name} is not: {_condition(pod)}" for name, pod in others.items()), "")
+        raise TimeoutError(
+            f"{len(done)} of {count} pods in {namespace} are {state} after {timeout_s:g} s{why}"
+        ) from None
+    return done
+
+
+def _condition(pod: Json) -> str:
+    said = [c["message"] for c in pod["status"].get("conditions", ()) if c.get("message")]
+    return "; ".join(said) or f"phase {pod['status'].get('phase')}, and no condition says why"
+
+
+def _pods_path(namespace: str | None) -> str:
+    return "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{namespace}/pods"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listened on a moment ago (another process may take one before it is used)."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _service_account_keys(folder: Path) -> tuple[Path, Path]:
+    """Files with a private and a public RSA key, which kube-apiserver wants even when no token is ever signed."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = serialization.Encoding.PEM
+    private, public = folder / "sa.key", folder / "sa.pub"
+    private.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
+    )
+    private.chmod(0o600)
+    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def _kubeconfig(url: str, token: str) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "local", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
+        "users": [{"name": "admin", "user": {"token": token}}],
+        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "admin"}}],
+        "current-context": "local",
+    }

@@ -1,0 +1,70 @@
+"""The scheduler's configuration: our profile around the extender (architecture decisions 3 and 14), or the stock one."""
+
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+EXTENDER_WEIGHT = 150
+"""kube-scheduler adds Score × weight × 10 to a node, and in-tree scores total at most 1,400 points (7 plugins × weights 1–3 × 100, and
+DynamicResources): at 150 one step of an extender's score (1,500) outvotes all of them, so that the extender decides, in-tree scores
+break its ties, and an extender that is silent leaves the in-tree ranking."""
+
+PREFERENCE_WEIGHT = 1600
+"""One point of a plugin at this weight outvotes the extender's one step (1,500): what the user wrote into the pod wins over us."""
+
+PREFERENCE_PLUGINS = ("NodeAffinity", "InterPodAffinity", "TaintToleration", "PodTopologySpread")
+"""The plugins whose scores say what somebody wrote: preferred affinities, PreferNoSchedule taints, ScheduleAnyway spread."""
+
+REQUESTS_PER_S = 5000
+"""The default of 50 (burst 100) caps binding at about 50 pods a second, which would hide everything that is measured here."""
+
+
+def scheduler_config(
+    kubeconfig: Path | str,
+    extender_url: str | None,
+    *,
+    scheduler_name: str = "nodewise",
+    weight: int = EXTENDER_WEIGHT,
+    timeout_ms: int = 250,
+    stock: bool = False,
+    percentage_of_nodes_to_score: int | None = None,
+) -> Json:
+    """KubeSchedulerConfiguration v1 for one process with one profile.
+
+    `extender_url` is the prefix: requests go to `{extender_url}/prioritize`; None configures no extender. `stock` keeps the weights and
+    the default spreading that kube-scheduler ships. `percentage_of_nodes_to_score` 100 shows every feasible node to the extender;
+    None leaves kube-scheduler's formula (all below 100 nodes, 42 % of 1,000, 10 % of 5,000). An extender that hangs costs
+    `timeout_ms` for every pod: the scheduler has no breaker, and its own default is 5 s.
+    """
+    profile: Json = {"schedulerName": scheduler_name}
+    if not stock:
+        profile["plugins"] = {
+            "score": {"enabled": [{"name": name, "weight": PREFERENCE_WEIGHT} for name in PREFERENCE_PLUGINS]}
+        }
+        # The built-in default spreading is written by nobody, but at this weight would outvote the extender for every replica.
+        spread = {"defaultingType": "List", "defaultConstraints": []}
+        profile["pluginConfig"] = [{"name": "PodTopologySpread", "args": spread}]
+    config: Json = {
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "leaderElection": {"leaderElect": False},  # one process; an election only delays its start
+        "clientConnection": {"kubeconfig": str(kubeconfig), "qps": REQUESTS_PER_S, "burst": REQUESTS_PER_S},
+        "profiles": [profile],
+    }
+    if percentage_of_nodes_to_score is not None:
+        config["percentageOfNodesToScore"] = percentage_of_nodes_to_score
+    if extender_url is not None:
+        config["extenders"] = [_extender(extender_url, weight, timeout_ms)]
+    return config
+
+
+def _extender(url: str, weight: int, timeout_ms: int) -> Json:
+    return {
+        "urlPrefix": url,
+        "prioritizeVerb": "prioritize",  # the only verb whose errors never block a pod
+        "weight": weight,
+        "nodeCacheCapable": True,  # names only: whole nodes are some 17 KB each and cost more than the decision
+        "ignorable": True,
+        "httpTimeout": f"{timeout_ms}ms",
+    }

@@ -1,0 +1,67 @@
+"""Extenders of a few lines: the neutral one that a benchmark compares with, and one that records what the scheduler really sends."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from aiohttp import web
+
+from nodewise_simulator.controlplane.loop import LoopThread
+
+Json = dict[str, Any]
+Reply = Callable[[Json], list[Json]]
+
+
+def neutral(_args: Json) -> list[Json]:
+    """The empty HostPriorityList: asked, and without opinion."""
+    return []
+
+
+def winner_only(choose: Callable[[Json, list[str]], str]) -> Reply:
+    """A reply that names `choose(pod, candidates)` alone with the highest score; kube-scheduler takes absent nodes as 0."""
+
+    def reply(args: Json) -> list[Json]:
+        return [{"Host": choose(args["Pod"], args["NodeNames"]), "Score": 10}]
+
+    return reply
+
+
+class ToyExtender:
+    """Serves `reply(decoded ExtenderArgs)` at `{url}/prioritize`, and keeps the raw body of every request in `bodies`."""
+
+    def __init__(self, reply: Reply = neutral) -> None:
+        self.bodies: list[bytes] = []
+        self._reply = reply
+        self._thread = LoopThread("toy-extender")
+        self.url = self._thread.run(self._serve())
+
+    async def _serve(self) -> str:
+        app = web.Application(client_max_size=256 << 20)
+        app.router.add_post("/prioritize", self._prioritize)
+        # Longer than the 90 s after which Go closes an idle connection: Go does not repeat a POST that meets a closing server.
+        self._runner = web.AppRunner(app, keepalive_timeout=120, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    async def _prioritize(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.bodies.append(body)
+        return web.Response(
+            body=msgspec.json.encode(self._reply(msgspec.json.decode(body))), content_type="application/json"
+        )
+
+    def stop(self) -> None:
+        """Close the port and end the thread."""
+        self._thread.run(self._runner.cleanup())
+        self._thread.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
