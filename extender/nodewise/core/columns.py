@@ -539,7 +539,7 @@ def arguments(col: Column, values: Raw) -> tuple[Any, ...]:
 
 
 def features(names: Sequence[str], pod: PodRequest, view: ClusterView, rows: Rows) -> NDArray[np.float32]:
-    """The named columns of each candidate, clipped to their ranges, [M, len(names)]. Raises KeyError for an unknown one."""
+    """The named columns of each candidate, clipped to their ranges, [M, K]. Raises KeyError for an unknown one."""
     values = raw(pod, view, rows)
     out = np.empty((len(rows), len(names)), np.float32)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

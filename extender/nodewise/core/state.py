@@ -354,9 +354,9 @@ class ClusterState:
         np.maximum.at(longest_s, nodes, left_s)
         rate = np.array([cost.delay_cents_per_s(self.rates, k) for k in range(3)])[r[:, Resident.SLA].astype(np.int64)]
         exposure_s = self._per_node(left_s * rate) / np.maximum(sums["resident_delay_cents_per_s"], 1e-12)
+        columns: dict[str, Any] = {**statics, **sums}
         return NodeTable(
-            **statics,
-            **sums,
+            **columns,
             work_remaining_s=work_s,
             longest_remaining_s=longest_s,
             resident_exposure_s=exposure_s,

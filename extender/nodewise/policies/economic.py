@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from nodewise.core.columns import COLUMNS, arguments, raw
-from nodewise.core.types import ClusterView, PodRequest, Rows, Scores
+from nodewise.core.columns import COLUMNS, F, arguments, raw
+from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 
 TERMS = ("delay_cents", "late_cents", "energy_cents", "room_cents", "slowdown_cents", "spread_cents", "shadow_cents")
 """The columns whose sum is the believed cost of a placement."""
 
 
-def _economic(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+def _economic(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
     values = raw(pod, view, rows)
     total = sum(COLUMNS[name].fn(*arguments(COLUMNS[name], values)) for name in TERMS)
-    return np.asarray(-total).astype(np.float32)
+    return -total
 
 
 ECONOMIC = Rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nodewise.core.types import ClusterView, Floats, PodRequest, Rows, Scores
+from nodewise.core.types import ClusterView, Floats, PodRequest, Rows
 from nodewise.policies.rule import Rule
 
 _MAX_NODE_SCORE = 100.0
@@ -66,12 +66,12 @@ def in_tree(pod: PodRequest, view: ClusterView, rows: Rows) -> Floats:
     return least_allocated(pod, view, rows) + balanced_allocation(pod, view, rows)
 
 
-def _default(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
-    return in_tree(pod, view, rows).astype(np.float32)
+def _default(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
+    return in_tree(pod, view, rows)
 
 
-def _most(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
-    return most_allocated(pod, view, rows).astype(np.float32)
+def _most(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
+    return most_allocated(pod, view, rows)
 
 
 KUBE_DEFAULT = Rule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nodewise.core.columns import F, cpu_free_after, dynamic_w_per_core, memory_free_after, price_per_core, raw
-from nodewise.core.types import ClusterView, PodRequest, Rows, Scores
+from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 
 
@@ -14,22 +14,22 @@ def _free(pod: PodRequest, view: ClusterView, rows: Rows) -> tuple[F, F]:
     return cpu_free_after(node, own, pair), memory_free_after(node, own, pair)
 
 
-def _best_fit(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+def _best_fit(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
     cpu, memory = _free(pod, view, rows)
-    return (-(cpu + memory)).astype(np.float32)
+    return -(cpu + memory)
 
 
-def _balance_fit(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+def _balance_fit(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
     cpu, memory = _free(pod, view, rows)
-    return (-(np.abs(cpu - memory) + 0.3 * (cpu + memory))).astype(np.float32)
+    return -(np.abs(cpu - memory) + 0.3 * (cpu + memory))
 
 
-def _least_watts(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
-    return (-dynamic_w_per_core(raw(pod, view, rows).node)).astype(np.float32)
+def _least_watts(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
+    return -dynamic_w_per_core(raw(pod, view, rows).node)
 
 
-def _cheapest(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
-    return (-price_per_core(raw(pod, view, rows).node)).astype(np.float32)
+def _cheapest(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
+    return -price_per_core(raw(pod, view, rows).node)
 
 
 BEST_FIT = Rule("best-fit", "least free CPU and memory share left", _best_fit)

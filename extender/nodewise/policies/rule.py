@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from nodewise import __version__
 from nodewise.core.types import ClusterView, PodRequest, Rows, Scores
@@ -15,7 +18,8 @@ class Rule:
 
     name: str
     says: str
-    fn: Callable[[PodRequest, ClusterView, Rows], Scores]
+    fn: Callable[[PodRequest, ClusterView, Rows], Any]
+    """Score of each candidate row [M], float64; higher is better."""
     uses_run_times: bool = False
     """Whether believed run times matter to it, so that a row with the true ones (`NAME-oracle`) is of interest."""
 
@@ -26,4 +30,4 @@ class Rule:
 
     def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
         """Score of each candidate row [M]."""
-        return self.fn(pod, view, rows)
+        return np.asarray(self.fn(pod, view, rows), np.float32)

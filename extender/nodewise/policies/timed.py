@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from nodewise.core.columns import contended_run_s, raw
-from nodewise.core.types import ClusterView, PodRequest, Rows, Scores
+from nodewise.core.columns import F, contended_run_s, raw
+from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 
 INDEX_WAIT_WEIGHT = 4.0
 """a of `index`; 3 to 5 is best where jobs queue at servers of unlike speed at 80 % load."""
 
 
-def _least_work_remaining(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
-    return (-raw(pod, view, rows).node.work_remaining_s).astype(np.float32)
+def _least_work_remaining(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
+    return -raw(pod, view, rows).node.work_remaining_s
 
 
-def _earliest_finish_time(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+def _earliest_finish_time(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
     node, own, pair, _ = raw(pod, view, rows)
-    return (-(node.start_wait_s + contended_run_s(node, own, pair))).astype(np.float32)
+    return -(node.start_wait_s + contended_run_s(node, own, pair))
 
 
-def _index(pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+def _index(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
     node, own, pair, _ = raw(pod, view, rows)
-    return (-(INDEX_WAIT_WEIGHT * node.start_wait_s + contended_run_s(node, own, pair))).astype(np.float32)
+    return -(INDEX_WAIT_WEIGHT * node.start_wait_s + contended_run_s(node, own, pair))
 
 
 LEAST_WORK_REMAINING = Rule(
