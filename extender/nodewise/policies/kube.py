@@ -35,18 +35,26 @@ def most_allocated(pod: PodRequest, view: ClusterView, rows: Rows) -> Floats:
 
 
 def balanced_allocation(pod: PodRequest, view: ClusterView, rows: Rows) -> Floats:
-    """How even CPU and memory are used after placing, 50..100 in steps of what placing the pod changes [M].
+    """How much placing the pod evens out the use of CPU and memory, 50..100 [M].
 
-    Source: `noderesources/balanced_allocation.go` at 1.36: with two resources the standard deviation of the shares is
-    half their distance; the score is 50 + 50 × (change of 1 − that deviation)... before 1.34 it was 100 × (1 − it).
+    Source: `noderesources/balanced_allocation.go` at 1.36: 50 + (50 + evenness with the pod - evenness without) / 2,
+    where evenness is 100 × (1 - standard deviation of the shares), all in whole numbers. A pod without any request is
+    not scored (0).
     """
-    after = _balance(_cpu_and_memory(pod, view, rows, nonzero=False))
-    return np.floor((1.0 - after) * _MAX_NODE_SCORE)
+    if pod.cpu_milli == 0 and pod.memory_bytes == 0:
+        return np.zeros(len(rows))
+    with_pod = _cpu_and_memory(pod, view, rows, nonzero=False)
+    without = [
+        (wanted - own, room) for (wanted, room), own in zip(with_pod, (pod.cpu_milli, pod.memory_bytes), strict=True)
+    ]
+    half = _MAX_NODE_SCORE / 2.0
+    return np.asarray(half + (half + _evenness(with_pod) - _evenness(without)) // 2.0)
 
 
-def _balance(pairs: list[tuple[Floats, Floats]]) -> Floats:
+def _evenness(pairs: list[tuple[Floats, Floats]]) -> Floats:
     shares = [np.where(room > 0, np.minimum(wanted / np.maximum(room, 1.0), 1.0), 0.0) for wanted, room in pairs]
-    return np.abs(shares[0] - shares[1]) / 2.0
+    deviation = np.abs(shares[0] - shares[1]) / 2.0  # of two values
+    return np.asarray(np.floor((1.0 - deviation) * _MAX_NODE_SCORE))
 
 
 def _cpu_and_memory(pod: PodRequest, view: ClusterView, rows: Rows, *, nonzero: bool) -> list[tuple[Floats, Floats]]:
@@ -66,15 +74,9 @@ def in_tree(pod: PodRequest, view: ClusterView, rows: Rows) -> Floats:
     return least_allocated(pod, view, rows) + balanced_allocation(pod, view, rows)
 
 
-def _default(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
-    return in_tree(pod, view, rows)
-
-
-def _most(pod: PodRequest, view: ClusterView, rows: Rows) -> F:
-    return most_allocated(pod, view, rows)
-
-
 KUBE_DEFAULT = Rule(
-    "kube-default", "least-allocated plus balanced-allocation, as the stock kube-scheduler scores", _default
+    "kube-default", "least-allocated plus balanced-allocation, as the stock kube-scheduler scores", in_tree
 )
-MOST_ALLOCATED = Rule("most-allocated", "fills the fullest node first (kube-scheduler's MostAllocated strategy)", _most)
+MOST_ALLOCATED = Rule(
+    "most-allocated", "fills the fullest node first (kube-scheduler's MostAllocated strategy)", most_allocated
+)
