@@ -1,7 +1,7 @@
-"""A real Kubernetes control plane on this machine, without containers: etcd, kube-apiserver, kube-scheduler and a small kubelet.
+"""A real Kubernetes control plane on this machine, without containers, and a small kubelet.
 
-The tests of `tests/controlplane`, `nodewise demo --cluster` and `nodewise bench scheduler` stand on it. Everything listens on
-127.0.0.1 at free ports, lives in one temporary folder, and ends with the Python process that started it.
+The tests of `tests/controlplane`, `nodewise demo --cluster` and `nodewise bench scheduler` stand on it. Everything
+listens on 127.0.0.1 at free ports, lives in one temporary folder, and ends with the Python process that started it.
 """
 
 from nodewise_simulator.controlplane.api import Api, ApiError

@@ -74,7 +74,8 @@ class Api:
     async def events(self, path: str, *, params: Mapping[str, str] | None = None) -> AsyncIterator[tuple[str, Json]]:
         """(type, object) for ever: first one "SYNC" with the whole list, then ADDED, MODIFIED and DELETED as they come.
 
-        The API server ends a watch after some time, and refuses to resume one from too long ago: then a new list comes, as a new "SYNC".
+        The API server ends a watch after some time, and refuses to resume one from too long ago: then a new list
+        comes, as a new "SYNC".
         """
         asked = dict(params or {})
         while True:
@@ -93,3 +94,8 @@ class Api:
                         yield event["type"], event["object"]
                 except aiohttp.ClientPayloadError:  # the connection ended in the middle
                     continue
+
+
+def pods_path(namespace: str | None) -> str:
+    """The collection of one namespace's pods, or of all."""
+    return "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{namespace}/pods"

@@ -4,31 +4,30 @@ import asyncio
 import json
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-
-from nodewise_simulator.controlplane.api import Api, ApiError
+from nodewise_simulator.controlplane.access import admin_kubeconfig, free_ports, service_account_keys
+from nodewise_simulator.controlplane.api import Api, pods_path
 from nodewise_simulator.controlplane.loop import LoopThread
 from nodewise_simulator.controlplane.process import Process
 from nodewise_simulator.controlplane.programs import program, programs
 from nodewise_simulator.controlplane.scheduler import Scheduler, fetch
+from nodewise_simulator.controlplane.waiting import wait_for_pods
 
 Json = dict[str, Any]
 
 
 class ControlPlane:
-    """A Kubernetes API on 127.0.0.1 for the length of a `with` block (5–10 s to ready on two cores).
+    """A Kubernetes API on 127.0.0.1 for the length of a `with` block (4 to 10 s to ready on two cores).
 
-    Nothing runs but etcd and kube-apiserver: no controller manager, so Jobs make no pods, owners collect nothing, and a namespace
-    never finishes deleting; start schedulers with `start_scheduler` and let a `Kubelet` play the pods. Enter it from the main thread (see
-    `Process`). Not for secrets: certificates are self-signed, and etcd skips fsync.
+    Nothing runs but etcd and kube-apiserver: no controller manager, so Jobs make no pods, owners collect nothing, and
+    a namespace never finishes deleting; start schedulers with `start_scheduler` and let a `Kubelet` play the pods.
+    Enter it from the main thread (see `Process`). Not for secrets: certificates are self-signed, and etcd skips
+    fsync.
     """
 
     kubeconfig: Path
@@ -52,7 +51,7 @@ class ControlPlane:
         try:
             self._start_apiserver(paths["kube-apiserver"], self._start_etcd(paths["etcd"]))
             self.kubeconfig = self.folder / "kubeconfig"
-            self.kubeconfig.write_text(json.dumps(_kubeconfig(self.url, self.token), indent=1))
+            self.kubeconfig.write_text(json.dumps(admin_kubeconfig(self.url, self.token), indent=1))
             self.kubeconfig.chmod(0o600)
             self._api = self._loop.run(Api(self.url, self.token).__aenter__())
             # /readyz does not wait for the namespaces that a post-start hook creates.
@@ -104,7 +103,7 @@ class ControlPlane:
     def _start_apiserver(self, path: Path, etcd_url: str) -> None:
         (port,) = free_ports(1)
         self.url = f"https://127.0.0.1:{port}"
-        private, public = _service_account_keys(self.folder)
+        private, public = service_account_keys(self.folder)
         tokens = self.folder / "tokens.csv"
         tokens.write_text(f'{self.token},admin,1,"system:masters"\n')
         tokens.chmod(0o600)
@@ -119,7 +118,7 @@ class ControlPlane:
                 *("--service-account-key-file", public, "--service-account-signing-key-file", private),
                 *("--token-auth-file", tokens, "--authorization-mode", "RBAC"),
                 *("--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"),
-                # Without the controller manager there are no service accounts, and nobody lifts a new node's not-ready taint.
+                # Without the controller manager there are no service accounts, and nobody lifts a new node's taint.
                 *("--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition"),
                 *self._apiserver_args,
             ],
@@ -166,20 +165,20 @@ class ControlPlane:
 
         async def create() -> list[Json]:
             return await asyncio.gather(
-                *(self._api.call("POST", _pods_path(each["metadata"]["namespace"]), each) for each in pods)
+                *(self._api.call("POST", pods_path(each["metadata"]["namespace"]), each) for each in pods)
             )
 
         return self._loop.run(create())
 
     def list_pods(self, namespace: str | None = None) -> list[Json]:
         """All pods of one namespace, or of all."""
-        pods: list[Json] = self.call("GET", _pods_path(namespace))["items"]
+        pods: list[Json] = self.call("GET", pods_path(namespace))["items"]
         return pods
 
     def delete_pods(self, namespace: str = "default") -> None:
         """Delete all pods of a namespace at once, without grace; returns when the API server no longer lists them."""
         self.call(
-            "DELETE", _pods_path(namespace), {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+            "DELETE", pods_path(namespace), {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
         )
 
     def delete_nodes(self) -> None:
@@ -187,14 +186,14 @@ class ControlPlane:
         self.call("DELETE", "/api/v1/nodes")
 
     def wait_bound(self, count: int, namespace: str = "default", timeout_s: float = 60.0) -> dict[str, str]:
-        """Node by pod name, as soon as `count` pods of the namespace are bound; raises TimeoutError that quotes an unbound pod."""
+        """Node by pod name, once `count` pods of the namespace are bound; TimeoutError quotes an unbound pod."""
         bound = self._wait(count, namespace, timeout_s, "bound", lambda pod: "nodeName" in pod["spec"])
         return {name: pod["spec"]["nodeName"] for name, pod in bound.items()}
 
     def wait_phase(
         self, phase: str, count: int, namespace: str = "default", timeout_s: float = 60.0
     ) -> dict[str, Json]:
-        """Pods by name, as soon as `count` of the namespace are in this phase, such as "Succeeded"; raises TimeoutError."""
+        """Pods by name, once `count` of the namespace are in this phase, such as "Succeeded"; or TimeoutError."""
         return self._wait(count, namespace, timeout_s, phase, lambda pod: pod["status"].get("phase") == phase)
 
     def call(self, method: str, path: str, body: Json | None = None, content_type: str = "application/json") -> Json:
@@ -204,84 +203,4 @@ class ControlPlane:
     def _wait(
         self, count: int, namespace: str, timeout_s: float, state: str, reached: Callable[[Json], bool]
     ) -> dict[str, Json]:
-        return self._loop.run(_watch_pods(self._api, count, namespace, timeout_s, state, reached))
-
-
-async def _watch_pods(
-    api: Api, count: int, namespace: str, timeout_s: float, state: str, reached: Callable[[Json], bool]
-) -> dict[str, Json]:
-    done: dict[str, Json] = {}
-    others: dict[str, Json] = {}
-
-    def put(pod: Json) -> None:
-        name = pod["metadata"]["name"]
-        into, out_of = (done, others) if reached(pod) else (others, done)
-        into[name] = pod
-        out_of.pop(name, None)
-
-    try:
-        async with asyncio.timeout(timeout_s):
-            async for kind, thing in api.events(_pods_path(namespace)):
-                if kind == "SYNC":
-                    done.clear()
-                    others.clear()
-                    for pod in thing["items"]:
-                        put(pod)
-                elif kind == "DELETED":
-                    done.pop(thing["metadata"]["name"], None)
-                    others.pop(thing["metadata"]["name"], None)
-                else:
-                    put(thing)
-                if len(done) >= count:
-                    break
-    except TimeoutError:
-        why = next((f"; {name} is not: {_condition(pod)}" for name, pod in others.items()), "")
-        raise TimeoutError(
-            f"{len(done)} of {count} pods in {namespace} are {state} after {timeout_s:g} s{why}"
-        ) from None
-    return done
-
-
-def _condition(pod: Json) -> str:
-    said = [c["message"] for c in pod["status"].get("conditions", ()) if c.get("message")]
-    return "; ".join(said) or f"phase {pod['status'].get('phase')}, and no condition says why"
-
-
-def _pods_path(namespace: str | None) -> str:
-    return "/api/v1/pods" if namespace is None else f"/api/v1/namespaces/{namespace}/pods"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listened on a moment ago (another process may take one before it is used)."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-def _service_account_keys(folder: Path) -> tuple[Path, Path]:
-    """Files with a private and a public RSA key, which kube-apiserver wants even when no token is ever signed."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = serialization.Encoding.PEM
-    private, public = folder / "sa.key", folder / "sa.pub"
-    private.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption())
-    )
-    private.chmod(0o600)
-    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
-
-
-def _kubeconfig(url: str, token: str) -> Json:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "local", "cluster": {"server": url, "insecure-skip-tls-verify": True}}],
-        "users": [{"name": "admin", "user": {"token": token}}],
-        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "admin"}}],
-        "current-context": "local",
-    }
+        return self._loop.run(wait_for_pods(self._api, count, namespace, timeout_s, state, reached))

@@ -18,7 +18,7 @@ _GONE = (404, 409)  # deleted meanwhile, or another pod has its name now
 
 @dataclass(frozen=True)
 class FinishedPod:
-    """What Kubernetes' timestamps of whole seconds do not tell; all times are seconds since the epoch on this machine's clock."""
+    """What Kubernetes' timestamps of whole seconds do not tell; times are seconds since the epoch, by our clock."""
 
     uid: str
     name: str
@@ -31,9 +31,9 @@ class FinishedPod:
 class Kubelet:
     """Plays all bound pods of a cluster between `start()` and `stop()` (or in a `with` block), in a thread of its own.
 
-    A pod becomes Running when it is bound and Succeeded after `run_s(pod, node name)` seconds (real ones; None: never), called once
-    as it starts, in the kubelet's thread. A pod that is being deleted stops and goes. Pods that are Running when `start()` is
-    called start anew. Containers, images, probes and restarts are not played.
+    A pod becomes Running when it is bound and Succeeded after `run_s(pod, node name)` seconds (real ones; None:
+    never), called once as it starts, in the kubelet's thread. A pod that is being deleted stops and goes. Pods that
+    are Running when `start()` is called start anew. Containers, images, probes and restarts are not played.
     """
 
     def __init__(self, url: str, token: str, run_s: RunTime) -> None:
@@ -105,7 +105,10 @@ class Kubelet:
             self.finished.append(FinishedPod(meta["uid"], meta["name"], node, bound_s, started_s, finished_s))
 
     async def _patch(self, pod: Json, status: Json) -> bool:
-        """Whether the pod was still there. Strategic merge keeps the scheduler's condition; the uid guards a successor of the same name."""
+        """Whether the pod was still there.
+
+        Strategic merge keeps the scheduler's condition; the uid guards a successor of the same name.
+        """
         body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": status}
         try:
             await self._api.call("PATCH", f"{_path(pod)}/status", body, content_type=STRATEGIC_MERGE)

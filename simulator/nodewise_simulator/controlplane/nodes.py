@@ -1,4 +1,4 @@
-"""Fake v1.Node objects as a kubelet of real hardware would report them, ready to be POSTed whole (status is kept on create)."""
+"""Fake v1.Node objects as a kubelet would report them, to be POSTed whole (status is kept on create)."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -25,9 +25,10 @@ def node(
     labels: Mapping[str, str] | None = None,
     taints: Iterable[Json] = (),
 ) -> Json:
-    """A Ready node whose allocatable equals its capacity; `labels` win over the well-known ones that the other arguments set.
+    """A Ready node whose allocatable equals its capacity.
 
-    `gpus` become the extended resource nvidia.com/gpu.
+    `labels` win over the well-known ones that the other arguments set; `gpus` become the extended resource
+    nvidia.com/gpu.
     """
     known = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch}
     if instance_type is not None:

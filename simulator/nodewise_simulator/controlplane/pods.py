@@ -20,9 +20,10 @@ def pod(
     affinity: Json | None = None,
     image: str = "registry.k8s.io/pause:3.10",
 ) -> Json:
-    """A pod that never restarts, with requests and no limits; `owner` is its controller's entry of `metadata.ownerReferences`.
+    """A pod that never restarts, with requests and no limits.
 
-    Nobody pulls the image: the harness's kubelet only plays the pod. It still is part of what a workload key is made of.
+    `owner` is the entry of `metadata.ownerReferences` for its controller. Nobody pulls the image: the harness's
+    kubelet only plays the pod.
     """
     metadata: Json = {"name": name, "namespace": namespace}
     if labels:

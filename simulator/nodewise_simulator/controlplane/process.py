@@ -1,13 +1,13 @@
 """One child process: log file, readiness, an end that leaves no orphan."""
 
 import atexit
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,16 +15,16 @@ from typing import Self
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-_alive: "weakref.WeakSet[Process]" = weakref.WeakSet()
+_alive: "set[Process]" = set()
 
 
 class Process:
     """A child process that writes stdout and stderr to `log` and cannot outlive us.
 
-    Three nets: `stop()` (or the end of the `with` block) terminates, then kills; `atexit` does the same when Python ends by itself; and
-    on Linux the kernel kills the child when Python is killed (PR_SET_PDEATHSIG). The kernel watches the *thread* that started the
-    child, so start it from one that outlives it: the main thread. The child leads its own process group, so that Ctrl-C reaches
-    only Python and stopping reaches the child's children too.
+    Three nets: `stop()` (or the end of the `with` block) terminates, then kills; `atexit` does the same when Python
+    ends by itself; and on Linux the kernel kills the child when Python is killed (PR_SET_PDEATHSIG). The kernel
+    watches the *thread* that started the child, so start it from one that outlives it: the main thread. The child
+    leads its own process group, so that Ctrl-C reaches only Python and stopping reaches the child's children too.
     """
 
     def __init__(self, name: str, argv: Sequence[str | Path], log: Path, env: Mapping[str, str] | None = None) -> None:
@@ -66,13 +66,11 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float = 60.0) -> None:
-        """Poll `ready` every 50 ms; raises RuntimeError with the end of the log if the process ends or time runs out first."""
+        """Poll `ready` every 50 ms; RuntimeError quotes the log if the process ends or time runs out first."""
         give_up_s = time.monotonic() + timeout_s
         while not ready():
             if self.returncode is not None:
-                raise RuntimeError(
-                    f"{self.name} ended with status {self.returncode} before it was ready; its log ends:\n{self.log_tail()}"
-                )
+                raise RuntimeError(f"{self.name} ended with status {self.returncode}; its log ends:\n{self.log_tail()}")
             if time.monotonic() > give_up_s:
                 raise RuntimeError(f"{self.name} was not ready after {timeout_s:g} s; its log ends:\n{self.log_tail()}")
             time.sleep(0.05)
@@ -93,12 +91,8 @@ class Process:
                 self._child.wait()
         if self in _alive:
             _alive.discard(self)
-            try:
-                os.killpg(
-                    self.pid, signal.SIGKILL
-                )  # what the child left behind; the group's id stays taken while it has members
-            except ProcessLookupError:
-                pass
+            with contextlib.suppress(ProcessLookupError):  # the group's id stays taken while it has members
+                os.killpg(self.pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The scheduler's configuration: our profile around the extender (architecture decisions 3 and 14), or the stock one."""
+"""The scheduler's configuration: our profile around the extender, or the stock one."""
 
 from pathlib import Path
 from typing import Any
@@ -6,18 +6,20 @@ from typing import Any
 Json = dict[str, Any]
 
 EXTENDER_WEIGHT = 150
-"""kube-scheduler adds Score × weight × 10 to a node, and in-tree scores total at most 1,400 points (7 plugins × weights 1–3 × 100, and
-DynamicResources): at 150 one step of an extender's score (1,500) outvotes all of them, so that the extender decides, in-tree scores
-break its ties, and an extender that is silent leaves the in-tree ranking."""
+"""kube-scheduler adds Score x weight x 10 to a node, and in-tree scores total at most 1,400 points (7 plugins x
+weights 1 to 3 x 100, and DynamicResources): at 150 one step of an extender's score (1,500) outvotes all of them, so
+that the extender decides, in-tree scores break its ties, and an extender that is silent leaves the in-tree
+ranking."""
 
 PREFERENCE_WEIGHT = 1600
-"""One point of a plugin at this weight outvotes the extender's one step (1,500): what the user wrote into the pod wins over us."""
+"""One point of a plugin at this weight outvotes the extender's step (1,500): what the user wrote in the pod wins over
+us."""
 
 PREFERENCE_PLUGINS = ("NodeAffinity", "InterPodAffinity", "TaintToleration", "PodTopologySpread")
-"""The plugins whose scores say what somebody wrote: preferred affinities, PreferNoSchedule taints, ScheduleAnyway spread."""
+"""The plugins that score what somebody wrote: preferred affinities, PreferNoSchedule taints, ScheduleAnyway spread."""
 
 REQUESTS_PER_S = 5000
-"""The default of 50 (burst 100) caps binding at about 50 pods a second, which would hide everything that is measured here."""
+"""The default of 50 (burst 100) caps binding at about 50 pods a second, and would hide what is measured here."""
 
 
 def scheduler_config(
@@ -32,17 +34,18 @@ def scheduler_config(
 ) -> Json:
     """KubeSchedulerConfiguration v1 for one process with one profile.
 
-    `extender_url` is the prefix: requests go to `{extender_url}/prioritize`; None configures no extender. `stock` keeps the weights and
-    the default spreading that kube-scheduler ships. `percentage_of_nodes_to_score` 100 shows every feasible node to the extender;
-    None leaves kube-scheduler's formula (all below 100 nodes, 42 % of 1,000, 10 % of 5,000). An extender that hangs costs
-    `timeout_ms` for every pod: the scheduler has no breaker, and its own default is 5 s.
+    `extender_url` is the prefix: requests go to `{extender_url}/prioritize`; None configures no extender. `stock`
+    keeps the weights and the default spreading that kube-scheduler ships. `percentage_of_nodes_to_score` 100 shows
+    every feasible node to the extender; None leaves kube-scheduler's formula (all below 100 nodes, 42 % of 1,000, 10
+    % of 5,000). An extender that hangs costs `timeout_ms` for every pod: the scheduler has no breaker, and its own
+    default is 5 s.
     """
     profile: Json = {"schedulerName": scheduler_name}
     if not stock:
         profile["plugins"] = {
             "score": {"enabled": [{"name": name, "weight": PREFERENCE_WEIGHT} for name in PREFERENCE_PLUGINS]}
         }
-        # The built-in default spreading is written by nobody, but at this weight would outvote the extender for every replica.
+        # Nobody wrote the built-in default spreading, but at this weight it would outvote the extender for every replica.
         spread = {"defaultingType": "List", "defaultConstraints": []}
         profile["pluginConfig"] = [{"name": "PodTopologySpread", "args": spread}]
     config: Json = {

@@ -1,4 +1,4 @@
-"""Where the control plane's programs are: the folder named by KUBEBUILDER_ASSETS, as in controller-runtime's envtest."""
+"""Where the programs are: the folder named by KUBEBUILDER_ASSETS, as in controller-runtime's envtest."""
 
 import os
 import re
@@ -10,13 +10,13 @@ from nodewise.core.errors import UserError
 ASSETS_VARIABLE = "KUBEBUILDER_ASSETS"
 REQUIRED = ("etcd", "kube-apiserver", "kube-scheduler")
 HOW_TO_GET_THEM = (
-    "get etcd and kube-apiserver with `setup-envtest use` (or from the etcd and Kubernetes release downloads) and kube-scheduler from "
-    f"the Kubernetes release downloads, put them into one folder, and set {ASSETS_VARIABLE} to it"
+    "get etcd and kube-apiserver with `setup-envtest use` (or from the etcd and Kubernetes release downloads) and "
+    f"kube-scheduler from the Kubernetes release downloads, put them into one folder, and set {ASSETS_VARIABLE} to it"
 )
 
 
 def programs() -> dict[str, Path]:
-    """The paths of etcd, kube-apiserver and kube-scheduler by name; raises UserError if the folder or one of them is missing."""
+    """Paths of etcd, kube-apiserver and kube-scheduler by name; UserError if the folder or one of them is missing."""
     return {name: program(name) for name in REQUIRED}
 
 
@@ -32,8 +32,9 @@ def program(name: str) -> Path:
 
 
 def program_version(name: str) -> tuple[int, int, int]:
-    """(major, minor, patch) as the Kubernetes program `name` prints it for `--version`, such as `Kubernetes v1.36.3`."""
-    said = subprocess.run([program(name), "--version"], capture_output=True, text=True, check=True, timeout=30).stdout  # noqa: S603
+    """(major, minor, patch) of a Kubernetes program, which prints `Kubernetes v1.36.3` for `--version`."""
+    argv = [program(name), "--version"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout  # noqa: S603
     found = re.search(r"v(\d+)\.(\d+)\.(\d+)", said)
     if found is None:
         raise UserError(

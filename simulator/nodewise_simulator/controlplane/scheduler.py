@@ -2,7 +2,6 @@
 
 import re
 import ssl
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ def fetch(url: str, token: str | None = None, timeout_s: float = 5.0) -> str | N
     """The body of a 200 reply, None for any other and while nothing listens."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout_s, context=_UNCHECKED
-        ) as reply:  # noqa: S310
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - our own address
+        with urllib.request.urlopen(request, timeout=timeout_s, context=_UNCHECKED) as reply:  # noqa: S310
             body: bytes = reply.read()
             return body.decode() if reply.status == 200 else None
     except OSError:  # HTTPError and URLError are OSErrors
@@ -50,9 +48,9 @@ class Scheduler:
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """Samples of a page in Prometheus' text format, by everything before the value.
+    r"""Samples of a page in Prometheus' text format, by everything before the value.
 
-    >>> parse_metrics('# TYPE a counter\\na{b="c d"} 3\\nup 1e+00\\n')
+    >>> parse_metrics('# TYPE a counter\na{b="c d"} 3\nup 1e+00\n')
     {'a{b="c d"}': 3.0, 'up': 1.0}
     """
     return {found[1]: float(found[2]) for found in _SAMPLE.finditer(text)}

@@ -1,4 +1,4 @@
-"""Extenders of a few lines: the neutral one that a benchmark compares with, and one that records what the scheduler really sends."""
+"""A small extender: neutral, for benchmarks to compare with, or by a given rule; it records what the scheduler sends."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -19,7 +19,7 @@ def neutral(_args: Json) -> list[Json]:
 
 
 def winner_only(choose: Callable[[Json, list[str]], str]) -> Reply:
-    """A reply that names `choose(pod, candidates)` alone with the highest score; kube-scheduler takes absent nodes as 0."""
+    """A reply that scores `choose(pod, candidates)` alone; kube-scheduler takes absent nodes as 0."""
 
     def reply(args: Json) -> list[Json]:
         return [{"Host": choose(args["Pod"], args["NodeNames"]), "Score": 10}]
@@ -28,7 +28,7 @@ def winner_only(choose: Callable[[Json, list[str]], str]) -> Reply:
 
 
 class ToyExtender:
-    """Serves `reply(decoded ExtenderArgs)` at `{url}/prioritize`, and keeps the raw body of every request in `bodies`."""
+    """Serves `reply(decoded ExtenderArgs)` at `{url}/prioritize`; `bodies` keeps the raw body of every request."""
 
     def __init__(self, reply: Reply = neutral) -> None:
         self.bodies: list[bytes] = []
@@ -39,7 +39,7 @@ class ToyExtender:
     async def _serve(self) -> str:
         app = web.Application(client_max_size=256 << 20)
         app.router.add_post("/prioritize", self._prioritize)
-        # Longer than the 90 s after which Go closes an idle connection: Go does not repeat a POST that meets a closing server.
+        # Longer than the 90 s after which Go closes an idle connection: Go does not repeat a POST that meets our close.
         self._runner = web.AppRunner(app, keepalive_timeout=120, access_log=None)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()

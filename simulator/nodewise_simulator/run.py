@@ -1,0 +1,60 @@
+"""One run: a world, a policy, an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nodewise.core.errors import UserError
+from nodewise.core.types import Policy
+from nodewise.policies import DEFAULT, ORACLE, POLICIES, rule
+
+from nodewise_simulator import scenarios
+from nodewise_simulator.direct import Direct
+from nodewise_simulator.engine import Engine
+from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.scheduler import KubeScheduler
+from nodewise_simulator.world import World
+
+LEARNED = "learned"
+
+
+def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
+    """The policy of this name and whether it is told the truth (`NAME-oracle`). Raises UserError if there is none."""
+    if name == LEARNED:
+        if bundle is None:
+            raise UserError("policy 'learned' needs a bundle: add --bundle DIR")
+        from nodewise.policies.learned import load
+
+        return load(bundle), False
+    base = name.removesuffix(ORACLE)
+    found = rule(base)
+    if base != name and not found.uses_run_times:
+        timed = ", ".join(k for k, p in POLICIES.items() if p.uses_run_times)
+        raise UserError(f"{name!r} would be the same as {base!r}, which ignores run times; with {ORACLE}: {timed}")
+    return found, base != name
+
+
+def play(
+    world: World, policy: Policy, *, oracle: bool = False, progress: Callable[[int], None] | None = None
+) -> tuple[Result, Direct]:
+    """Run a world to its end with decisions taken in this process."""
+    direct = Direct(world, policy, DEFAULT, oracle=oracle)
+    scheduler = KubeScheduler(
+        world.nodes, direct, direct.state.view, np.random.default_rng([world.seed, 99]), fits_always=world.fifo
+    )
+    outcomes = Engine(world, scheduler, direct, progress).run()
+    metrics = measure(world, outcomes)
+    if direct.took_s:
+        p50, p99 = np.percentile(direct.took_s, [50, 99]) * 1e3
+        metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}
+    name = policy.name + (ORACLE if oracle else "")
+    return Result(world.scenario, name, world.seed, metrics, tuple(o.node for o in outcomes)), direct
+
+
+def simulate(scenario: str, policy: str, seed: int, bundle: Path | None = None) -> Result:
+    """One run by name. Raises UserError for an unknown scenario, policy or bundle."""
+    found, oracle = resolve(policy, bundle)
+    return play(scenarios.make(scenario, seed), found, oracle=oracle)[0]

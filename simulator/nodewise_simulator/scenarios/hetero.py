@@ -1,0 +1,207 @@
+"""`hetero`: 60 nodes of five classes, four mixes of SLA classes, and speeds that depend on what runs where.
+
+Prices, sizes and CoreMark scores are those of real EC2 types (us-east-1 on demand, July 2026; CoreMark by Vantage,
+December 2025), power that of the Teads and Cloud Carbon Footprint estimates. The hidden table is drawn anew for each
+seed: the class's CoreMark, an exponent for how much a workload follows it, and a part of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nodewise.core.errors import UserError
+from nodewise.core.types import Floats, SlaClass
+from nodewise.core.units import stamp
+
+from nodewise_simulator.world import SimPod, World, node_manifest, quantised, sim_pod, world
+
+_GIB = 2.0**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    instance_type: str
+    count: int
+    arch: str
+    memory_gib: float  # allocatable
+    price_usd_per_h: float
+    idle_w: float
+    peak_w: float
+    coremark: float  # iterations/s of all 16 vCPU
+    gpu: str = ""
+
+
+_MACHINES = (
+    # Broadwell of 2015; Teads
+    _Machine("m4.4xlarge", 14, "amd64", 56.3, 0.800, 12.9, 113.8, 251243.1),
+    # Sapphire Rapids; no Teads row, so 1.036..4.160 W per vCPU of its micro-architecture
+    _Machine("c7i.4xlarge", 16, "amd64", 26.7, 0.714, 16.6, 66.6, 382775.1),
+    # Graviton3; the published coefficient is a copy of EPYC 2nd generation's, 0.474..1.693 W per vCPU
+    _Machine("c7g.4xlarge", 14, "arm64", 26.7, 0.580, 7.6, 27.1, 413329.9),
+    # Graviton of 2018; Teads
+    _Machine("a1.4xlarge", 8, "arm64", 26.7, 0.408, 8.0, 67.9, 190136.7),
+    # Cascade Lake with one T4; Teads, GPU included
+    _Machine("g4dn.4xlarge", 8, "amd64", 58.5, 1.204, 14.0, 202.0, 230991.3, "Tesla-T4"),
+)
+_CPU_MILLI = 15890.0
+"""Allocatable of every 4xlarge under Kubernetes."""
+_REFERENCE = 1
+"""Index of the class whose run times `expected-seconds` speaks of."""
+
+MIXES = {
+    "mixed": (0.3, 0.5, 0.2),
+    "production": (0.6, 0.3, 0.1),
+    "batch": (0.1, 0.8, 0.1),
+    "best-effort": (0.1, 0.3, 0.6),
+}
+"""Shares of production, batch and best-effort pods."""
+
+_PRIORITY = {SlaClass.PRODUCTION: 1000, SlaClass.BATCH: 0, SlaClass.BEST_EFFORT: -10}
+_SLA_NAME = {SlaClass.PRODUCTION: "production", SlaClass.BATCH: "batch", SlaClass.BEST_EFFORT: "best-effort"}
+_WORKLOADS = 10
+_GPU_WORKLOADS = (8, 9)
+_AMD64_ONLY = (2, 6)
+_DESCRIBED = (0, 2, 4, 5, 8)
+"""Workloads whose authors tell `expected-seconds`."""
+_PERIOD_S = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Workload:
+    name: str
+    base_s: float  # median run time on the reference class
+    speed: Floats  # [C] relative to the reference class; hidden
+    noise: float  # sigma of one run, log
+    size_spread: float  # sigma of what the author knows of a run's size, log
+    cpu_milli: float
+    memory_gib: float
+    sensitivity: float
+    share: float
+
+
+def hetero(seed: int, load: float = 0.7, mix: str = "rotate", pods: int = 2000, warm: int = 3000) -> World:
+    """60 nodes at `load` of their CPU; `pods` counted after `warm`. `mix` is one of MIXES, or `rotate`: by seed.
+
+    Raises UserError for an unknown mix or a load or number that makes no sense.
+    """
+    if mix != "rotate" and mix not in MIXES:
+        raise UserError(f"mix {mix!r} of scenario hetero is unknown; choose rotate or one of {', '.join(MIXES)}")
+    if not 0.0 < load < 2.0 or pods < 1 or warm < 0:
+        raise UserError("scenario hetero needs 0 < load < 2, pods >= 1 and warm >= 0")
+    rng = np.random.default_rng([seed, 3])
+    workloads = [_workload(k, rng) for k in range(_WORKLOADS)]
+    shares = MIXES[mix if mix != "rotate" else list(MIXES)[seed % len(MIXES)]]
+    nodes = [
+        node_manifest(
+            f"{m.instance_type.replace('.', '-')}-{k:02d}", cpu_milli=_CPU_MILLI, memory_bytes=m.memory_gib * _GIB,
+            instance_type=m.instance_type, arch=m.arch, gpus=1 if m.gpu else 0, gpu_product=m.gpu,
+            zone=f"zone-{'abc'[k % 3]}", price_usd_per_h=m.price_usd_per_h, idle_w=m.idle_w, peak_w=m.peak_w,
+        )
+        for m in _MACHINES for k in range(m.count)
+    ]  # fmt: skip
+    classes = tuple(f"{m.instance_type}/{m.gpu}" if m.gpu else m.instance_type for m in _MACHINES)
+    made, now_s, rate = [], 0.0, _arrivals_per_s(workloads, load)
+    total = warm + pods
+    for index in range(total):
+        # Thinning: arrivals follow a wave of ±30 % (Lewis and Shedler 1979).
+        while True:
+            now_s += rng.exponential(1.0 / (1.3 * rate))
+            if rng.random() * 1.3 < 1.0 + 0.3 * math.sin(2.0 * math.pi * now_s / _PERIOD_S):
+                break
+        workload_index = int(rng.choice(_WORKLOADS, p=[w.share for w in workloads]))
+        made.append(_pod(index, quantised(now_s), workload_index, workloads[workload_index], shares, rng))
+    return world("hetero", seed, nodes, classes, made, warm=warm)
+
+
+def _workload(index: int, rng: np.random.Generator) -> _Workload:
+    gpu = index in _GPU_WORKLOADS
+    relative = np.array([m.coremark for m in _MACHINES]) / _MACHINES[_REFERENCE].coremark
+    follows, own = rng.uniform(0.5, 1.5), rng.normal(0.0, 0.3, len(_MACHINES))
+    speed = relative**follows * np.exp(own - own[_REFERENCE])
+    return _Workload(
+        name=f"gpu-job-{index}" if gpu else f"job-{index}",
+        # GPU jobs are short and few: they fit only eight devices, whose queue must not rule the averages.
+        base_s=float(np.exp(rng.uniform(math.log(15.0), math.log(45.0)) if gpu else rng.uniform(*np.log([30.0, 300.0])))),
+        speed=speed,
+        noise=float(rng.uniform(0.1, 0.4)),
+        size_spread=0.6 if index in _DESCRIBED else 0.2,
+        cpu_milli=float(rng.choice([500, 1000, 2000, 4000], p=[0.2, 0.35, 0.3, 0.15])),
+        memory_gib=float(rng.choice([0.5, 1, 2, 4])),
+        sensitivity=float(rng.uniform(0.1, 0.6)),
+        share=0.01 if gpu else 0.98 / (_WORKLOADS - len(_GPU_WORKLOADS)),
+    )
+
+
+def _arrivals_per_s(workloads: list[_Workload], load: float) -> float:
+    """Arrivals at which pods placed regardless of class would keep `load` of all CPU requested."""
+    counts = np.array([m.count for m in _MACHINES], float)
+    open_to = [np.array([m.arch == "amd64" or k not in _AMD64_ONLY for m in _MACHINES]) for k in range(_WORKLOADS)]
+    for k in _GPU_WORKLOADS:
+        open_to[k] = np.array([bool(m.gpu) for m in _MACHINES])
+    core_s = sum(
+        w.share * w.cpu_milli * w.base_s * math.exp((w.size_spread**2 + w.noise**2) / 2.0)
+        * float(np.average(1.0 / w.speed, weights=counts * open_to[k])) * (1.0 + w.sensitivity * load)
+        for k, w in enumerate(workloads)
+    )  # fmt: skip
+    return load * _CPU_MILLI * float(counts.sum()) / core_s
+
+
+def _pod(
+    index: int, now_s: float, workload_index: int, workload: _Workload, shares: tuple[float, ...],
+    rng: np.random.Generator,
+) -> SimPod:  # fmt: skip
+    size = float(np.exp(rng.normal(0.0, workload.size_spread)))
+    usual_s = workload.base_s * size
+    true_s = usual_s * float(np.exp(rng.normal(0.0, workload.noise))) / workload.speed
+    told_s = usual_s * float(np.exp(rng.normal(0.0, 0.15)))
+    sla = SlaClass(int(rng.choice(3, p=shares)))
+    slack = rng.uniform(1.5, 3.5) if sla is SlaClass.PRODUCTION else rng.uniform(3.0, 8.0)
+    annotations = {"nodewise.dev/sla-class": _SLA_NAME[sla], "nodewise.dev/workload": workload.name}
+    if sla is not SlaClass.BEST_EFFORT:
+        annotations["nodewise.dev/deadline-seconds"] = f"{usual_s * slack:.3f}"
+    if workload_index in _DESCRIBED:
+        annotations["nodewise.dev/expected-seconds"] = f"{told_s:.3f}"
+    requests = {"cpu": f"{workload.cpu_milli:.0f}m", "memory": f"{workload.memory_gib * 1024:.0f}Mi"}
+    archs = ["amd64"] if workload_index in _AMD64_ONLY else ["amd64", "arm64"]
+    if workload_index in _GPU_WORKLOADS:
+        archs, requests["nvidia.com/gpu"] = ["amd64"], "1"
+    name = f"{workload.name}-{index:05d}"
+    spec: dict[str, Any] = {
+        "schedulerName": "nodewise",
+        "restartPolicy": "Never",
+        "priority": _PRIORITY[sla],
+        "affinity": _runs_on(archs),
+        "containers": [
+            {
+                "name": "main",
+                "image": f"registry.example/{workload.name}:v1",
+                "resources": {"requests": requests, "limits": {k: v for k, v in requests.items() if "gpu" in k}},
+            }
+        ],
+    }
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": f"{name}-uid",
+            "creationTimestamp": stamp(now_s),
+            "annotations": annotations,
+            "ownerReferences": [
+                {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
+            ],
+        },
+        "spec": spec,
+        "status": {"phase": "Pending"},
+    }
+    return sim_pod(manifest, true_s, workload.sensitivity)
+
+
+def _runs_on(archs: list[str]) -> dict[str, Any]:
+    term = {"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": archs}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
