@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from nodewise.core.decide import decide
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
-from nodewise.core.types import Beliefs, Decision, Policy, PodRequest
-
+from nodewise.core.types import Beliefs, Decision, PodRequest, Policy
 from nodewise_simulator.world import SimPod, World
 
 
@@ -61,7 +60,7 @@ class Direct:
         self.state.finish(pod.request.uid, started_s, finished_s, succeeded=True)
 
 
-def truth(world: World) -> tuple[Beliefs, object]:
+def truth(world: World) -> tuple[Beliefs, Callable[[PodRequest], int]]:
     """Beliefs that hold each pod's true run time alone on each class, [pods, C], and the row of a pod in them."""
     scale = np.array([p.request.expected_run_s for p in world.pods])
     table = np.stack([p.true_run_s for p in world.pods]) / np.where(np.isnan(scale), 1.0, scale)[:, None]

@@ -10,7 +10,6 @@ import numpy as np
 
 from nodewise.core import cost
 from nodewise.core.types import CostRates, SlaClass
-
 from nodewise_simulator.engine import Outcome
 from nodewise_simulator.world import World
 

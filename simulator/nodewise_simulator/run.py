@@ -10,7 +10,6 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
 from nodewise.policies import DEFAULT, ORACLE, POLICIES, rule
-
 from nodewise_simulator import scenarios
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine

@@ -16,7 +16,6 @@ from nodewise.core.labels import matches_term, tolerates
 from nodewise.core.pods import NodeSpec
 from nodewise.core.types import ClusterView, Floats, PodRequest, Rows
 from nodewise.policies.kube import in_tree
-
 from nodewise_simulator.world import SimPod
 
 _MIN_FEASIBLE = 100

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nodewise.core.pods import NodeSpec
 from nodewise.core.types import CostRates, Floats, PodRequest
 
 _J_PER_KWH = 3.6e6
@@ -68,4 +69,13 @@ def realised_cents(
         + late_cents(rates, pod.sla) * late
         + energy_cents(rates, joules)
         + node_cents(share, price_usd_per_h, run_s)
+    )
+
+
+def dominant_share(pod: PodRequest, node: NodeSpec) -> float:
+    """The largest share of a node's CPU, memory or devices that a pod requests."""
+    return max(
+        pod.cpu_milli / max(node.cpu_allocatable_milli, 1.0),
+        pod.memory_bytes / max(node.memory_allocatable_bytes, 1.0),
+        pod.gpus_milli / node.gpus_allocatable_milli if node.gpus_allocatable_milli > 0 else 0.0,
     )

@@ -171,9 +171,15 @@ class ClusterView:
 class Policy(Protocol):
     """A rule or a learned model. Pure: the same arguments give the same scores."""
 
-    name: str
-    digest: str
-    """Identifies exactly what scores: the bundle's sha256, or the rule's name and version of Nodewise."""
+    @property
+    def name(self) -> str:
+        """As in `nodewise policies`."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Identifies exactly what scores: the bundle's sha256, or the rule's name and version of Nodewise."""
+        ...
 
     def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
         """Score of each candidate row [M]; finite, higher is better."""

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from nodewise.core.errors import UserError
-
 from nodewise_simulator.scenarios.hetero import hetero
 from nodewise_simulator.scenarios.queueing import s0q
 from nodewise_simulator.scenarios.tiers import s2q
@@ -34,5 +33,7 @@ def make(text: str, seed: int) -> World:
         try:
             values[key] = type(known[key].default)(value)
         except ValueError:
-            raise UserError(f"{key}={value!r} of scenario {name} is not a {type(known[key].default).__name__}") from None
+            raise UserError(
+                f"{key}={value!r} of scenario {name} is not a {type(known[key].default).__name__}"
+            ) from None
     return factory(seed, **values)

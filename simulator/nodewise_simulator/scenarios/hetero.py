@@ -16,7 +16,6 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats, SlaClass
 from nodewise.core.units import stamp
-
 from nodewise_simulator.world import SimPod, World, node_manifest, quantised, sim_pod, world
 
 _GIB = 2.0**30
@@ -125,7 +124,9 @@ def _workload(index: int, rng: np.random.Generator) -> _Workload:
     return _Workload(
         name=f"gpu-job-{index}" if gpu else f"job-{index}",
         # GPU jobs are short and few: they fit only eight devices, whose queue must not rule the averages.
-        base_s=float(np.exp(rng.uniform(math.log(15.0), math.log(45.0)) if gpu else rng.uniform(*np.log([30.0, 300.0])))),
+        base_s=float(
+            np.exp(rng.uniform(math.log(15.0), math.log(45.0)) if gpu else rng.uniform(*np.log([30.0, 300.0])))
+        ),
         speed=speed,
         noise=float(rng.uniform(0.1, 0.4)),
         size_spread=0.6 if index in _DESCRIBED else 0.2,

@@ -11,7 +11,6 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.units import stamp
-
 from nodewise_simulator.world import SimPod, World, node_manifest, quantised, sim_pod, world
 
 _SPEEDS = (1.8, 2.4, 3.1, 3.3)

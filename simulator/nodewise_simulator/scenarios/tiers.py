@@ -11,7 +11,6 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.units import stamp
-
 from nodewise_simulator.world import Json, SimPod, World, node_manifest, quantised, sim_pod, world
 
 _GIB = 2.0**30
