@@ -159,7 +159,7 @@ class FakeApi:
                 collection.forget(len(collection.events))
 
     def bookmark(self) -> None:
-        """Send a bookmark on every open watch that takes them, now."""
+        """Send a bookmark now on every open watch that takes them, unless nothing has happened since it began."""
         self._order(b"")
 
     def end_watches(self) -> None:
@@ -307,7 +307,7 @@ class FakeApi:
 
     async def _watch(self, request: web.Request, collection: Collection, selected: Selector) -> web.StreamResponse:
         query, loop = request.query, asyncio.get_running_loop()
-        rv = int(query.get("resourceVersion") or 0)
+        rv = start_rv = int(query.get("resourceVersion") or 0)
         bookmarks = query.get("allowWatchBookmarks", "").lower() in ("true", "1")
         reply = web.StreamResponse(headers={"Content-Type": "application/json"})
         watch = _Watch()
@@ -336,7 +336,7 @@ class FakeApi:
                     while watch.orders:
                         order = watch.orders.popleft()
                         if isinstance(order, bytes):
-                            chunk += order or (_bookmark(collection.kind, rv) if bookmarks else b"")
+                            chunk += order or (_bookmark(collection.kind, rv) if bookmarks and rv > start_rv else b"")
                             continue
                         if chunk:
                             await reply.write(chunk)
@@ -344,7 +344,8 @@ class FakeApi:
                             request.transport.close()
                         return reply
                     if bookmarks and loop.time() >= bookmark_s:
-                        chunk += _bookmark(collection.kind, rv)
+                        if rv > start_rv:  # kube-apiserver says nothing either until something has happened
+                            chunk += _bookmark(collection.kind, rv)
                         bookmark_s = loop.time() + self._bookmark_s
                     if chunk:
                         await reply.write(chunk)

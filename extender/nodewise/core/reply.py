@@ -41,6 +41,8 @@ def prefers(pod: PodRequest, nodes: NodeTable, rows: Rows) -> bool:
     """Whether some candidates are preferred for this pod by anything that its author, or the node's, wrote."""
     if pod.preferred_node_terms or pod.prefers_by_pods:
         return True
+    if not any(nodes.soft_taints):
+        return False
     return any(_untolerated(pod, nodes.soft_taints[row]) for row in rows)
 
 

@@ -1,7 +1,7 @@
 """The few Kubernetes API calls that the harness needs, on raw JSON dicts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,11 +67,13 @@ class Api:
             raise ApiError(reply.status, str(answer.get("message") or raw[:200].decode(errors="replace")))
         return answer
 
-    async def create_all(self, path: str, objects: Iterable[Json]) -> list[Json]:
-        """POST every object, 16 at a time; replies in the order of `objects`."""
-        return await asyncio.gather(*(self.call("POST", path, each) for each in objects))
+    async def create_all(self, objects: Iterable[tuple[str, Json]]) -> list[Json]:
+        """POST every object to its path, 16 at a time; replies in the order of `objects`."""
+        return await asyncio.gather(*(self.call("POST", path, each) for path, each in objects))
 
-    async def events(self, path: str, *, params: Mapping[str, str] | None = None) -> AsyncIterator[tuple[str, Json]]:
+    async def events(
+        self, path: str, *, params: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[tuple[str, Json], None]:
         """(type, object) for ever: first one "SYNC" with the whole list, then ADDED, MODIFIED and DELETED as they come.
 
         The API server ends a watch after some time, and refuses to resume one from too long ago: then a new list

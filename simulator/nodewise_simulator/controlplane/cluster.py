@@ -1,11 +1,10 @@
 """etcd and kube-apiserver on this machine, and the calls that fill them with nodes and pods."""
 
-import asyncio
 import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,7 +40,6 @@ class ControlPlane:
         """`apiserver_args` are added to kube-apiserver's command line, such as `--audit-log-path=…`."""
         self._apiserver_args = apiserver_args
         self._processes: list[Process] = []
-        self._started = 0
 
     def __enter__(self) -> Self:
         paths = programs()
@@ -77,10 +75,12 @@ class ControlPlane:
             process.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start_process(self, name: str, argv: Sequence[str | Path]) -> Process:
-        """Start any program that is to end with this control plane (at the latest), with a log in `folder`."""
-        self._started += 1
-        process = Process(name, argv, self.folder / f"{self._started}-{name}.log")
+    def start_process(self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Process:
+        """Start any program that is to end with this control plane (at the latest), with a log in `folder`.
+
+        `env` is added to our own environment.
+        """
+        process = Process(name, argv, self.folder / f"{len(self._processes)}-{name}.log", env)
         self._processes.append(process)
         return process
 
@@ -131,15 +131,9 @@ class ControlPlane:
         file = self.folder / f"scheduler-{port}.json"
         file.write_text(json.dumps(config, indent=1))
         access = ("--authentication-kubeconfig", self.kubeconfig, "--authorization-kubeconfig", self.kubeconfig)
-        listen = (
-            "--secure-port",
-            str(port),
-            "--bind-address",
-            "127.0.0.1",
-            "--cert-dir",
-            self.folder / f"scheduler-{port}",
-        )
-        process = self.start_process(binary, [program(binary), "--config", file, *listen, *access])
+        certs = ("--cert-dir", self.folder / f"scheduler-{port}")
+        listen = ("--secure-port", str(port), "--bind-address", "127.0.0.1")
+        process = self.start_process(binary, [program(binary), "--config", file, *listen, *certs, *access])
         scheduler = Scheduler(process, f"https://127.0.0.1:{port}", self.token)
         try:
             process.wait_until(lambda: fetch(f"{scheduler.url}/healthz") is not None)
@@ -154,7 +148,7 @@ class ControlPlane:
 
     def create_nodes(self, nodes: Iterable[Json]) -> list[Json]:
         """POST them whole over 16 connections (about 200 a second on two cores); returns them as stored."""
-        return self._loop.run(self._api.create_all("/api/v1/nodes", nodes))
+        return self._loop.run(self._api.create_all(("/api/v1/nodes", each) for each in nodes))
 
     def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> None:
         """Create a namespace; it cannot be deleted here, so take a new name each time."""
@@ -162,13 +156,8 @@ class ControlPlane:
 
     def create_pods(self, pods: Iterable[Json]) -> list[Json]:
         """POST them, each into its own `metadata.namespace`, over 16 connections; returns them as stored."""
-
-        async def create() -> list[Json]:
-            return await asyncio.gather(
-                *(self._api.call("POST", pods_path(each["metadata"]["namespace"]), each) for each in pods)
-            )
-
-        return self._loop.run(create())
+        placed = ((pods_path(each["metadata"]["namespace"]), each) for each in pods)
+        return self._loop.run(self._api.create_all(placed))
 
     def list_pods(self, namespace: str | None = None) -> list[Json]:
         """All pods of one namespace, or of all."""
@@ -177,9 +166,8 @@ class ControlPlane:
 
     def delete_pods(self, namespace: str = "default") -> None:
         """Delete all pods of a namespace at once, without grace; returns when the API server no longer lists them."""
-        self.call(
-            "DELETE", pods_path(namespace), {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
-        )
+        at_once = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
+        self.call("DELETE", pods_path(namespace), at_once)
 
     def delete_nodes(self) -> None:
         """Delete all nodes."""

@@ -45,7 +45,7 @@ def scheduler_config(
         profile["plugins"] = {
             "score": {"enabled": [{"name": name, "weight": PREFERENCE_WEIGHT} for name in PREFERENCE_PLUGINS]}
         }
-        # Nobody wrote the built-in default spreading, but at this weight it would outvote the extender for every replica.
+        # Nobody wrote the built-in default spreading, but at this weight it would outvote us for every replica.
         spread = {"defaultingType": "List", "defaultConstraints": []}
         profile["pluginConfig"] = [{"name": "PodTopologySpread", "args": spread}]
     config: Json = {

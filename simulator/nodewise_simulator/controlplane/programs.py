@@ -33,7 +33,7 @@ def program(name: str) -> Path:
 
 def program_version(name: str) -> tuple[int, int, int]:
     """(major, minor, patch) of a Kubernetes program, which prints `Kubernetes v1.36.3` for `--version`."""
-    argv = [program(name), "--version"]
+    argv = [str(program(name)), "--version"]
     said = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout  # noqa: S603
     found = re.search(r"v(\d+)\.(\d+)\.(\d+)", said)
     if found is None:

@@ -1,4 +1,4 @@
-"""A small extender: neutral, for benchmarks to compare with, or by a given rule; it records what the scheduler sends."""
+"""A small extender: neutral, for benchmarks to compare with, or by a given rule; it records its requests."""
 
 from collections.abc import Callable
 from types import TracebackType

@@ -82,17 +82,20 @@ class _Workload:
     share: float
 
 
-def hetero(seed: int, load: float = 0.7, mix: str = "rotate", pods: int = 2000, warm: int = 3000) -> World:
-    """60 nodes at `load` of their CPU; `pods` counted after `warm`. `mix` is one of MIXES, or `rotate`: by seed.
+def hetero(
+    seed: int, load: float = 0.7, mix: str = "rotate", pods: int = 2000, warm: int = 3000, pace: float = 1.0
+) -> World:
+    """60 nodes at `load` of their CPU; `pods` counted after `warm`. `mix` is one of MIXES, or `rotate`: by seed;
+    `pace` makes everything that many times faster (shorter runs, more arrivals), for runs in real time.
 
     Raises UserError for an unknown mix or a load or number that makes no sense.
     """
     if mix != "rotate" and mix not in MIXES:
         raise UserError(f"mix {mix!r} of scenario hetero is unknown; choose rotate or one of {', '.join(MIXES)}")
-    if not 0.0 < load < 2.0 or pods < 1 or warm < 0:
-        raise UserError("scenario hetero needs 0 < load < 2, pods >= 1 and warm >= 0")
+    if not 0.0 < load < 2.0 or pods < 1 or warm < 0 or not pace > 0.0:
+        raise UserError("scenario hetero needs 0 < load < 2, pods >= 1, warm >= 0 and pace > 0")
     rng = np.random.default_rng([seed, 3])
-    workloads = [_workload(k, rng) for k in range(_WORKLOADS)]
+    workloads = [_workload(k, rng, pace) for k in range(_WORKLOADS)]
     shares = MIXES[mix if mix != "rotate" else list(MIXES)[seed % len(MIXES)]]
     nodes = [
         node_manifest(
@@ -109,14 +112,14 @@ def hetero(seed: int, load: float = 0.7, mix: str = "rotate", pods: int = 2000, 
         # Thinning: arrivals follow a wave of ±30 % (Lewis and Shedler 1979).
         while True:
             now_s += rng.exponential(1.0 / (1.3 * rate))
-            if rng.random() * 1.3 < 1.0 + 0.3 * math.sin(2.0 * math.pi * now_s / _PERIOD_S):
+            if rng.random() * 1.3 < 1.0 + 0.3 * math.sin(2.0 * math.pi * now_s * pace / _PERIOD_S):
                 break
         workload_index = int(rng.choice(_WORKLOADS, p=[w.share for w in workloads]))
         made.append(_pod(index, quantised(now_s), workload_index, workloads[workload_index], shares, rng))
     return world("hetero", seed, nodes, classes, made, warm=warm)
 
 
-def _workload(index: int, rng: np.random.Generator) -> _Workload:
+def _workload(index: int, rng: np.random.Generator, pace: float) -> _Workload:
     gpu = index in _GPU_WORKLOADS
     relative = np.array([m.coremark for m in _MACHINES]) / _MACHINES[_REFERENCE].coremark
     follows, own = rng.uniform(0.5, 1.5), rng.normal(0.0, 0.3, len(_MACHINES))
@@ -124,9 +127,7 @@ def _workload(index: int, rng: np.random.Generator) -> _Workload:
     return _Workload(
         name=f"gpu-job-{index}" if gpu else f"job-{index}",
         # GPU jobs are short and few: they fit only eight devices, whose queue must not rule the averages.
-        base_s=float(
-            np.exp(rng.uniform(math.log(15.0), math.log(45.0)) if gpu else rng.uniform(*np.log([30.0, 300.0])))
-        ),
+        base_s=math.exp(rng.uniform(*np.log([15.0, 45.0] if gpu else [30.0, 300.0]))) / pace,
         speed=speed,
         noise=float(rng.uniform(0.1, 0.4)),
         size_spread=0.6 if index in _DESCRIBED else 0.2,

@@ -1,8 +1,8 @@
 """`S0q`: four servers of unlike speed with a queue each; a task is sent to one of them when it arrives.
 
 The constants are those of a published DQN load balancer (repository Sreevishnu07/Advanced-ML-Based-Load-Balancing, its
-"realistic_sla" data as reconstructed from its printed rows), made into a real queue: there, waiting times were columns of
-a table and no decision changed the next state.
+"realistic_sla" data as reconstructed from its printed rows), made into a real queue: there, waiting times were columns
+of a table and no decision changed the next state.
 """
 
 from __future__ import annotations

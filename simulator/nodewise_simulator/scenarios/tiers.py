@@ -29,7 +29,7 @@ def s2q(seed: int, rate: float = 26.0, pods: int = 12000, warm: int = 0) -> Worl
     if not rate > 0.0 or pods < 1 or warm < 0:
         raise UserError("scenario S2q needs rate > 0, pods >= 1 and warm >= 0")
     rng = np.random.default_rng([seed, 2])
-    nodes = [_node(tier, k, rng) for tier, *_ in _TIERS for k in range(dict((t[0], t[1]) for t in _TIERS)[tier])]
+    nodes = [_node(tier, k, rng) for tier, count, *_ in _TIERS for k in range(count)]
     total = warm + pods
     arrivals = np.cumsum(rng.exponential(1.0 / rate, total))
     run_s = np.minimum(10.0 * rng.random(total) ** (-1.0 / 2.5), 500.0)

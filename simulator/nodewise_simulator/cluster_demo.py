@@ -1,0 +1,131 @@
+"""The demo through a real control plane: etcd, kube-apiserver and kube-scheduler, and a kubelet that knows the truth.
+
+`hetero` in real time, its run times shortened: the same pods arrive at the same moments for every policy, the real
+kube-scheduler asks the extender process and binds, and the kubelet lets each pod run for its hidden time on the class
+of its node. Contention is not played: a kubelet that fakes containers cannot slow them down. `kube-default` is the stock
+scheduler without any extender.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nodewise.core.errors import UserError
+from nodewise.policies import DEFAULT
+from nodewise_simulator import scenarios
+from nodewise_simulator.compare import Row, rows_of
+from nodewise_simulator.controlplane import ControlPlane, Kubelet, scheduler_config
+from nodewise_simulator.engine import Outcome
+from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.served import ExtenderProcess
+from nodewise_simulator.world import Json, SimPod, World
+
+COMPARED = ("kube-default", "least-work-remaining", "earliest-finish-time", "economic")
+_PRIORITIES = {"production": 1000, "batch": 0, "best-effort": -10}
+_PATIENCE_S = 120.0
+
+Progress = Callable[[str, int, int], None]
+
+
+def cluster_demo(
+    seed: int = 1, *, pods: int = 600, warm: int = 300, pace: float = 8.0, progress: Progress = lambda *_: None
+) -> tuple[list[Row], Any]:
+    """Each policy in turn on a control plane of its own; the rows (one seed: no intervals) and one explanation.
+
+    Raises UserError if the control-plane programs are missing or a run does not end.
+    """
+    made = scenarios.make(f"hetero@pods={pods},warm={warm},pace={pace}", seed)
+    results, explained = [], None
+    for name in COMPARED:
+        label = f"{name} on a real cluster"
+        result, told = _run(made, name, lambda k, label=label: progress(label, k, len(made.pods)))  # type: ignore[misc]
+        results.append(result)
+        explained = told or explained
+    return rows_of(f"hetero@pace={pace:g} on kube-scheduler", COMPARED, [results], COMPARED[0]), explained
+
+
+def _run(made: World, policy: str, progress: Callable[[int], None]) -> tuple[Result, Any]:
+    truth = {p.request.name: p for p in made.pods}
+    node_class = {n.name: made.class_of[n.node_class] for n in made.nodes}
+
+    def run_s(pod: Json, node: str) -> float:
+        return float(truth[pod["metadata"]["name"]].true_run_s[node_class[node]])
+
+    with tempfile.TemporaryDirectory(prefix="nodewise-demo-") as folder, ControlPlane() as plane:
+        plane.create_nodes(made.node_manifests)
+        for name, value in _PRIORITIES.items():
+            plane.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", _priority_class(name, value))
+        with Kubelet(plane.url, plane.token, run_s) as kubelet:
+            if policy == "kube-default":
+                plane.start_scheduler(scheduler_config(plane.kubeconfig, None, stock=True))
+                return _result(made, policy, kubelet, _play(made, plane, kubelet, progress)), None
+            with ExtenderProcess(plane.kubeconfig, Path(folder), "--policy", policy) as extender:
+                url = f"http://127.0.0.1:{extender.port}"
+                plane.start_scheduler(scheduler_config(plane.kubeconfig, url))
+                begin_s = _play(made, plane, kubelet, progress)
+                last = next(p for p in reversed(made.pods) if p.request.sla == 0).request.name
+                told = extender.get(f"/explain/default/{last}") if policy == DEFAULT.name else None
+                return _result(made, policy, kubelet, begin_s), told
+
+
+def _play(made: World, plane: ControlPlane, kubelet: Kubelet, progress: Callable[[int], None]) -> float:
+    """Create each pod at its moment and wait for the last to end; the time at which the trace's clock stood at 0."""
+    begin_s = time.time() - made.pods[0].request.created_s + 0.5
+    created = 0
+    while created < len(made.pods):
+        now_s = time.time() - begin_s
+        due = [p for p in made.pods[created : created + 200] if p.request.created_s <= now_s]
+        plane.create_pods([_fresh(p) for p in due])
+        created += len(due)
+        progress(len(kubelet.finished))
+        time.sleep(0.05)
+    patience_s = time.monotonic() + _PATIENCE_S
+    while len(kubelet.finished) < created:
+        if time.monotonic() > patience_s:
+            raise UserError(
+                f"only {len(kubelet.finished)} of {created} pods ended within {_PATIENCE_S:g} s of the last arrival; "
+                "the machine is too slow for this pace, take a smaller --pods"
+            )
+        progress(len(kubelet.finished))
+        time.sleep(0.2)
+    progress(created)
+    return begin_s
+
+
+def _result(made: World, policy: str, kubelet: Kubelet, begin_s: float) -> Result:
+    ended = {f.name: f for f in kubelet.finished}
+    outcomes = []
+    for index, pod in enumerate(made.pods):
+        f = ended[pod.request.name]
+        times = (f.bound_s - begin_s, f.started_s - begin_s, f.finished_s - begin_s)
+        outcomes.append(Outcome(index, f.node, *times))
+    metrics = {k: v for k, v in measure(made, outcomes).items() if not math.isnan(v)}
+    return Result(made.scenario, policy, made.seed, metrics, tuple(o.node for o in outcomes))
+
+
+def _fresh(pod: SimPod) -> Json:
+    """The manifest as a user would create it: what the API server sets itself is left out."""
+    meta, spec = pod.manifest["metadata"], pod.manifest["spec"]
+    kept = {k: v for k, v in meta.items() if k in ("name", "namespace", "annotations", "ownerReferences")}
+    sla = meta["annotations"]["nodewise.dev/sla-class"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": kept,
+        "spec": {k: v for k, v in spec.items() if k != "priority"} | {"priorityClassName": sla},
+    }
+
+
+def _priority_class(name: str, value: int) -> Json:
+    return {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name},
+        "value": value,
+        "preemptionPolicy": "Never",
+    }

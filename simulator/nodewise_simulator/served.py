@@ -1,0 +1,171 @@
+"""The same run with the decisions taken by a real extender process: its watch, its wire, its clock are the only seam.
+
+The engine's events go to a small API server that the extender watches; each scheduling cycle is a POST as
+kube-scheduler sends it. Simulated time and the resourceVersion that the cycle presupposes travel in two headers, which
+an extender started with `--replay` honours, so that the run is the same, decision for decision, as one without HTTP.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from nodewise.core.errors import UserError
+from nodewise.policies import DEFAULT
+from nodewise_simulator.controlplane.access import free_ports
+from nodewise_simulator.direct import Direct
+from nodewise_simulator.engine import Engine
+from nodewise_simulator.fake_api import FakeApi
+from nodewise_simulator.kubejson import bound_pod, finished_pod
+from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.scheduler import KubeScheduler
+from nodewise_simulator.world import SimPod, World
+
+_READY_S = 60.0
+
+
+class ExtenderProcess:
+    """A running `nodewise extender` on loopback, for the length of a `with` block."""
+
+    def __init__(self, kubeconfig: Path, folder: Path, *flags: str) -> None:
+        self.port, self.admin_port = free_ports(2)
+        self._log = folder / f"extender-{self.port}.log"
+        self._argv = [
+            sys.executable, "-m", "nodewise.cli.main", "extender", "--port", str(self.port),
+            "--admin-port", str(self.admin_port), "--kubeconfig", str(kubeconfig), *flags,
+        ]  # fmt: skip
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(self._argv, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        deadline_s = time.monotonic() + _READY_S
+        while self.get("/readyz") is None:
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                tail = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                self.__exit__(None, None, None)
+                raise UserError(f"the extender did not become ready: {tail[0]}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def get(self, path: str) -> Any:
+        """The JSON (or text) of a GET on the admin port; None if it does not answer 200."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5.0)
+        try:
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            body = reply.read()
+        except OSError:
+            return None
+        finally:
+            connection.close()
+        if reply.status != 200:
+            return None
+        return json.loads(body) if "json" in (reply.getheader("Content-Type") or "") else body.decode()
+
+
+class Served:
+    """Observer and extender as the engine wants them, through an API server and HTTP."""
+
+    def __init__(self, world: World, api: FakeApi, port: int) -> None:
+        self._api = api
+        self.mirror = Direct(world, DEFAULT, DEFAULT)
+        """The scheduler's own picture of the cluster, for its in-tree scores; it takes no decision."""
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10.0)
+        self._version = 0
+        self._node: dict[str, str] = {}
+        self.took_s: list[float] = []
+
+    def prioritize(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[tuple[str, int]]:
+        """One POST, as kube-scheduler sends it with `nodeCacheCapable: true`."""
+        body = msgspec.json.encode({"Pod": pod.manifest, "Nodes": None, "NodeNames": names})
+        headers = {
+            "Content-Type": "application/json",
+            "X-Nodewise-Now": repr(now_s),
+            "X-Nodewise-Resource-Version": str(self._version),
+        }
+        begin = time.perf_counter()
+        self._connection.request("POST", "/prioritize", body, headers)
+        reply = self._connection.getresponse()
+        entries = json.loads(reply.read())
+        self.took_s.append(time.perf_counter() - begin)
+        return [(entry["Host"], entry["Score"]) for entry in entries]
+
+    def created(self, pod: SimPod) -> None:
+        """See `engine.Observer`."""
+        self.mirror.created(pod)
+        self._version = self._api.put("pods", pod.manifest)
+
+    def bound(self, pod: SimPod, node: str, now_s: float, started_s: float) -> None:
+        """See `engine.Observer`."""
+        self.mirror.bound(pod, node, now_s, started_s)
+        self._node[pod.request.uid] = node
+        self._version = self._api.put("pods", bound_pod(pod, node, started_s))
+
+    def started(self, pod: SimPod, started_s: float) -> None:
+        """See `engine.Observer`."""
+        self.mirror.started(pod, started_s)
+        self._version = self._api.put("pods", bound_pod(pod, self._node[pod.request.uid], started_s))
+
+    def finished(self, pod: SimPod, started_s: float, finished_s: float) -> None:
+        """See `engine.Observer`."""
+        self.mirror.finished(pod, started_s, finished_s)
+        node = self._node.pop(pod.request.uid)
+        self._api.put("pods", finished_pod(pod, node, started_s, finished_s))
+        self._version = self._api.delete("pods", pod.request.uid)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+
+def play_served(
+    world: World, policy: str, *flags: str, progress: Callable[[int], None] | None = None, explain: str = ""
+) -> tuple[Result, Any, int]:
+    """Run a world with an extender process of its own.
+
+    Returns the result, with `explain` (a pod's name) its explanation, and how many pods the extender was asked about.
+
+    The metrics' decision times are those of whole HTTP exchanges as the scheduler sees them.
+    """
+    with tempfile.TemporaryDirectory(prefix="nodewise-demo-") as folder, FakeApi() as api:
+        for node in world.node_manifests:
+            api.put("nodes", node)
+        kubeconfig = api.kubeconfig(Path(folder) / "kubeconfig")
+        asked = flags or ("--policy", policy)
+        with ExtenderProcess(kubeconfig, Path(folder), "--replay", *asked) as extender:
+            served = Served(world, api, extender.port)
+            scheduler = KubeScheduler(
+                world.nodes,
+                served,
+                served.mirror.state.view,
+                np.random.default_rng([world.seed, 99]),
+                fits_always=world.fifo,
+            )
+            outcomes = Engine(world, scheduler, served, progress).run()
+            served.close()
+            told = extender.get(f"/explain/default/{explain}") if explain else None
+    metrics = measure(world, outcomes)
+    p50, p99 = np.percentile(served.took_s, [50, 99]) * 1e3
+    metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}
+    return Result(world.scenario, policy, world.seed, metrics, tuple(o.node for o in outcomes)), told, scheduler.asked
