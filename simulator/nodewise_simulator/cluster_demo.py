@@ -2,8 +2,8 @@
 
 `hetero` in real time, its run times shortened: the same pods arrive at the same moments for every policy, the real
 kube-scheduler asks the extender process and binds, and the kubelet lets each pod run for its hidden time on the class
-of its node. Contention is not played: a kubelet that fakes containers cannot slow them down. `kube-default` is the stock
-scheduler without any extender.
+of its node. Contention is not played: a kubelet that fakes containers cannot slow them down. `kube-default` is the
+stock scheduler without any extender.
 """
 
 from __future__ import annotations
