@@ -58,8 +58,7 @@ def _run(made: World, policy: str, progress: Callable[[int], None]) -> tuple[Res
 
     with tempfile.TemporaryDirectory(prefix="nodewise-demo-") as folder, ControlPlane() as plane:
         plane.create_nodes(made.node_manifests)
-        for name, value in _PRIORITIES.items():
-            plane.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", _priority_class(name, value))
+        create_priority_classes(plane)
         with Kubelet(plane.url, plane.token, run_s) as kubelet:
             if policy == "kube-default":
                 plane.start_scheduler(scheduler_config(plane.kubeconfig, None, stock=True))
@@ -80,7 +79,7 @@ def _play(made: World, plane: ControlPlane, kubelet: Kubelet, progress: Callable
     while created < len(made.pods):
         now_s = time.time() - begin_s
         due = [p for p in made.pods[created : created + 200] if p.request.created_s <= now_s]
-        plane.create_pods([_fresh(p) for p in due])
+        plane.create_pods([fresh(p) for p in due])
         created += len(due)
         progress(len(kubelet.finished))
         time.sleep(0.05)
@@ -108,7 +107,7 @@ def _result(made: World, policy: str, kubelet: Kubelet, begin_s: float) -> Resul
     return Result(made.scenario, policy, made.seed, metrics, tuple(o.node for o in outcomes))
 
 
-def _fresh(pod: SimPod) -> Json:
+def fresh(pod: SimPod) -> Json:
     """The manifest as a user would create it: what the API server sets itself is left out."""
     meta, spec = pod.manifest["metadata"], pod.manifest["spec"]
     kept = {k: v for k, v in meta.items() if k in ("name", "namespace", "annotations", "ownerReferences")}
@@ -121,11 +120,8 @@ def _fresh(pod: SimPod) -> Json:
     }
 
 
-def _priority_class(name: str, value: int) -> Json:
-    return {
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": name},
-        "value": value,
-        "preemptionPolicy": "Never",
-    }
+def create_priority_classes(plane: ControlPlane) -> None:
+    """The PriorityClasses that the pods of `hetero` name."""
+    for name, value in _PRIORITIES.items():
+        body = {"metadata": {"name": name}, "value": value, "preemptionPolicy": "Never"}
+        plane.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", body)

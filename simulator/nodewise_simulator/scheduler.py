@@ -78,6 +78,10 @@ class KubeScheduler:
         """Whether one of these nodes has room: the queueing hint that wakes a waiting pod."""
         return bool(self._passes(pod)[list(rows)].any())
 
+    def feasible(self, pod: SimPod) -> Rows:
+        """Rows of the nodes that pass the filters, in the order of the nodes."""
+        return np.flatnonzero(self._passes(pod))
+
     def schedule(self, pod: SimPod, now_s: float) -> str | None:
         """One cycle; the node's name, or None if no node is feasible. The room is taken."""
         rows = self._sample(self._passes(pod))

@@ -68,6 +68,11 @@ class ExtenderProcess:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The guard's process id; the server is its child."""
+        return self._process.pid
+
     def get(self, path: str) -> Any:
         """The JSON (or text) of a GET on the admin port; None if it does not answer 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5.0)

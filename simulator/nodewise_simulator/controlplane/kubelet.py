@@ -100,9 +100,10 @@ class Kubelet:
         if not await self._patch(pod, _running(pod, started_s)) or run_s is None:
             return
         await asyncio.sleep(started_s + run_s - time.time())
-        finished_s = time.time()
-        if await self._patch(pod, _succeeded(pod, started_s, finished_s)):
-            self.finished.append(FinishedPod(meta["uid"], meta["name"], node, bound_s, started_s, finished_s))
+        record = FinishedPod(meta["uid"], meta["name"], node, bound_s, started_s, finished_s=time.time())
+        self.finished.append(record)  # first, so that whoever sees the pod Succeeded finds its record
+        if not await self._patch(pod, _succeeded(pod, started_s, record.finished_s)):
+            self.finished.remove(record)
 
     async def _patch(self, pod: Json, status: Json) -> bool:
         """Whether the pod was still there.
