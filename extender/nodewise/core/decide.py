@@ -44,7 +44,7 @@ def decide(pod: PodRequest, view: ClusterView, rows: Rows, policy: Policy, rule:
 def _decision(
     pod: PodRequest, view: ClusterView, rows: Rows, scores: Scores, by: Policy, fallback: Fallback
 ) -> Decision:
-    winner = rp.best(pod, scores)
+    winner = rp.best(pod, view.nodes, rows, scores)
     if rp.prefers(pod, view.nodes, rows):
         reply = rp.ranked(pod, view, rows, scores)
     else:
@@ -85,9 +85,9 @@ def _eligible(pod: PodRequest, view: ClusterView, rows: Rows) -> tuple[str, Rows
 
 def _scores(pod: PodRequest, view: ClusterView, rows: Rows, policy: Policy) -> tuple[Scores, Fallback]:
     try:
-        scores = policy.score(pod, view, rows)
+        scores = np.asarray(policy.score(pod, view, rows), np.float32)
     except PolicyRefusalError as refusal:
-        return _NO_SCORES, refusal.fallback
+        return _NO_SCORES, refusal.fallback or Fallback.ERROR
     except Exception:  # noqa: BLE001  whatever a policy does, the pod is placed; the reason is counted and journaled
         return _NO_SCORES, Fallback.ERROR
     if scores.shape != (len(rows),):

@@ -56,7 +56,7 @@ def pod_request(pod: Json) -> tuple[PodRequest, Hints]:
             term.get("preference") or {}
             for term in (affinity.get("nodeAffinity") or {}).get("preferredDuringSchedulingIgnoredDuringExecution", ())
         ),
-        prefers_by_pods=_prefers_by_pods(spec, affinity),
+        preferred_topologies=_preferred_topologies(spec, affinity),
         tolerations=tuple(spec.get("tolerations") or ()),
         pinned=is_pinned(spec),
         sla=told.sla,
@@ -69,11 +69,15 @@ def pod_request(pod: Json) -> tuple[PodRequest, Hints]:
     return request, told
 
 
-def _prefers_by_pods(spec: Json, affinity: Json) -> bool:
+def _preferred_topologies(spec: Json, affinity: Json) -> tuple[str, ...]:
     preferred = "preferredDuringSchedulingIgnoredDuringExecution"
-    return any((affinity.get(part) or {}).get(preferred) for part in ("podAffinity", "podAntiAffinity")) or any(
-        c.get("whenUnsatisfiable") == "ScheduleAnyway" for c in spec.get("topologySpreadConstraints") or ()
-    )
+    terms = [
+        term.get("podAffinityTerm") or {}
+        for part in ("podAffinity", "podAntiAffinity")
+        for term in (affinity.get(part) or {}).get(preferred) or ()
+    ]
+    soft = [c for c in spec.get("topologySpreadConstraints") or () if c.get("whenUnsatisfiable") == "ScheduleAnyway"]
+    return tuple(dict.fromkeys(str(t.get("topologyKey")) for t in (*terms, *soft)))
 
 
 def default_workload(meta: Json, spec: Json) -> str:

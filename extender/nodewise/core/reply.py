@@ -7,6 +7,7 @@ carry what a user wrote into the pod (node affinity, inter-pod affinity, taints,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,14 +23,16 @@ TOP = 10
 Reply = tuple[tuple[str, int], ...]
 
 
-def best(pod: PodRequest, scores: Scores) -> int:
-    """Index of the winner; among equals, one that depends on the pod only.
+def best(pod: PodRequest, nodes: NodeTable, rows: Rows, scores: Scores) -> int:
+    """Index of the winner among `rows`; among equals, one that depends on the names of pod and nodes only.
 
     One winner, not all of them: the ledger of assumed pods must know which node the next pod finds occupied before any
     watch tells, and in-tree tie-breaking would pick one without telling us.
     """
     top = np.flatnonzero(scores == scores.max())
-    return int(top[tie_break(pod.uid) % len(top)])
+    if len(top) == 1:
+        return int(top[0])
+    return int(min(top, key=lambda k: (tie_break(pod.uid + nodes.name[rows[k]]), nodes.name[rows[k]])))
 
 
 def winner_only(name: str) -> Reply:
@@ -39,7 +42,7 @@ def winner_only(name: str) -> Reply:
 
 def prefers(pod: PodRequest, nodes: NodeTable, rows: Rows) -> bool:
     """Whether some candidates are preferred for this pod by anything that its author, or the node's, wrote."""
-    if pod.preferred_node_terms or pod.prefers_by_pods:
+    if pod.preferred_node_terms or pod.preferred_topologies:
         return True
     if not any(nodes.soft_taints):
         return False
@@ -50,36 +53,34 @@ def ranked(pod: PodRequest, view: ClusterView, rows: Rows, scores: Scores) -> Re
     """A ranking within each group of equally preferred candidates: the best of a group 10, the others below by rank.
 
     Which group wins is the scheduler's business; whichever it is, our best of it is on top. Nodes that a preference
-    cannot tell apart share a group: the same terms match, the same soft taints repel, the same zone, and as many pods
-    of the same owner.
+    cannot tell apart share a group: the same terms match, the same soft taints repel, and as many pods of the same
+    owner stand in each topology domain that is asked about (the usual selector is the owner's own; where it is not,
+    the ranks still carry our opinion).
     """
+    domains = [_owner_pods_by_domain(view, key) for key in pod.preferred_topologies]
     groups: dict[tuple[Any, ...], list[int]] = {}
-    same_owner = _owner_pods(view)
     for index, row in enumerate(rows):
         labels, name = view.nodes.labels[row], view.nodes.name[row]
-        key: tuple[Any, ...] = (
-            tuple(matches_term(labels, name, term) for term in pod.preferred_node_terms),
+        group = (
+            *(matches_term(labels, name, term) for term in pod.preferred_node_terms),
             _untolerated(pod, view.nodes.soft_taints[row]),
+            *(counts[labels.get(key)] for key, counts in zip(pod.preferred_topologies, domains, strict=True)),
         )
-        if pod.prefers_by_pods:
-            key += (int(view.nodes.zone[row]), same_owner.get(int(row), 0))
-        groups.setdefault(key, []).append(index)
+        groups.setdefault(group, []).append(index)
     points: dict[int, int] = {}
     for members in groups.values():
         own = scores[members]
-        first = best(pod, own)
+        first = best(pod, view.nodes, rows[members], own)
         order = [first, *(k for k in np.argsort(-own, kind="stable") if k != first)]
         for rank, k in enumerate(order):
             points[members[k]] = TOP if rank == 0 else (TOP - 1) * (len(order) - rank) // len(order)
     return tuple((view.nodes.name[rows[i]], points[i]) for i in sorted(points) if points[i] > 0)
 
 
-def _owner_pods(view: ClusterView) -> Mapping[int, int]:
-    if view.owner_id < 0:
-        return {}
-    rows = view.nodes.residents[view.nodes.resident_owner == view.owner_id, 0]
-    found, counts = np.unique(rows, return_counts=True)
-    return {int(row): int(count) for row, count in zip(found, counts, strict=True)}
+def _owner_pods_by_domain(view: ClusterView, key: str) -> Counter[str | None]:
+    """Pods of the pod's owner by value of the node label `key`."""
+    here = view.nodes.residents[view.nodes.resident_owner == view.owner_id, 0] if view.owner_id >= 0 else ()
+    return Counter(view.nodes.labels[int(row)].get(key) for row in here)
 
 
 def _untolerated(pod: PodRequest, taints: tuple[Mapping[str, Any], ...]) -> int:

@@ -65,8 +65,9 @@ class PodRequest:
     """The architectures that the pod says it can run on; empty if it does not say."""
     preferred_node_terms: tuple[Mapping[str, Any], ...]
     """`preference` of each preferred node affinity term, as in the pod."""
-    prefers_by_pods: bool
-    """Preferred inter-pod (anti-)affinity or a ScheduleAnyway spread: which nodes it prefers depends on other pods."""
+    preferred_topologies: tuple[str, ...]
+    """Topology keys of preferred inter-pod (anti-)affinity and ScheduleAnyway spread: there, other pods decide what is
+    preferred."""
     tolerations: tuple[Mapping[str, Any], ...]
     pinned: bool
     """Placing it would also pin a volume's zone or a device, so no opinion is given."""
