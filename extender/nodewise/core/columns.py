@@ -10,7 +10,9 @@ aggregates. Its scope says what it takes, and so what a cache may keep:
   on this pod on that node's class;
 - "cluster": (cluster), once a request, over the whole cluster and never over the candidates.
 
-Values are clipped to [low, high] and cast to float32 once, on writing.
+Values are clipped to [low, high] and cast to float32 once, on writing. What cannot be computed (nan) reads as
+`low`, so that no nan ever reaches a policy; a column for which that would be the wrong guess must choose its own by
+`select`.
 """
 
 from __future__ import annotations
@@ -506,7 +508,7 @@ def _pod(pod: PodRequest, view: ClusterView, has_end: bool) -> Pod:
 def _same_owner(view: ClusterView, rows: Rows) -> Floats:
     if view.owner_id < 0:
         return np.zeros(len(rows))
-    of_owner = view.nodes.residents[view.nodes.resident_owner == view.owner_id, 0].astype(np.int64)
+    of_owner = view.nodes.residents[np.flatnonzero(view.nodes.resident_owner == view.owner_id), 0].astype(np.int64)
     return np.bincount(of_owner, minlength=len(view.nodes.name)).astype(float)[rows]
 
 
@@ -538,12 +540,20 @@ def arguments(col: Column, values: Raw) -> tuple[Any, ...]:
     return (values.node, values.pod, values.pair)
 
 
+def clipped(col: Column, value: F) -> F:
+    """A column's value in its range; nan gives `low`."""
+    return np.fmin(np.fmax(value, col.low), col.high)
+
+
 def features(names: Sequence[str], pod: PodRequest, view: ClusterView, rows: Rows) -> NDArray[np.float32]:
-    """The named columns of each candidate, clipped to their ranges, [M, K]. Raises KeyError for an unknown one."""
+    """The named columns of each candidate, clipped to their ranges (nan to `low`), [M, K].
+
+    Raises KeyError for an unknown one.
+    """
     values = raw(pod, view, rows)
     out = np.empty((len(rows), len(names)), np.float32)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for k, name in enumerate(names):
             col = COLUMNS[name]
-            out[:, k] = np.minimum(np.maximum(col.fn(*arguments(col, values)), col.low), col.high)
+            out[:, k] = clipped(col, col.fn(*arguments(col, values)))
     return out

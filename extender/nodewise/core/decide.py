@@ -75,7 +75,7 @@ def _eligible(pod: PodRequest, view: ClusterView, rows: Rows) -> tuple[str, Rows
         return "no-known-candidate", _NO_ROWS
     if not pod.archs:
         archs = view.nodes.arch[rows]
-        if len(np.unique(archs)) > 1:
+        if (archs != archs[0]).any():
             # An image of unknown architectures may crash on a node that the stock ranking would never favour.
             rows = rows[view.arch_starts[archs] > 0]
             if len(rows) == 0:

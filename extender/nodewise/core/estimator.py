@@ -12,7 +12,8 @@ ASPLOS 2014) for collaborative filtering of workloads over platforms.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from nodewise.core.types import Beliefs, Floats, PodRequest
 
 _RANK = 2
 _LONGEST_LOG = math.log(30 * 86400.0)
+_SHORTEST_LOG = math.log(1e-3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class RunTimeEstimator:
             found = self._workloads[key] = len(self._workloads)
             self._grow(len(self._workloads), len(self._classes))
             self._described[found] = key[1]
+            self._row_var = np.append(self._row_var, self._row_spread(found) ** 2)
         return found
 
     def column(self, node_class: str) -> int:
@@ -101,11 +104,11 @@ class RunTimeEstimator:
         """Learn from one finished pod.
 
         `run` in seconds, or in seconds per expected second for a described row; `slowdown` is the factor by which
-        contention is believed to have stretched it. Runs that are not above zero are ignored.
+        contention is believed to have stretched it. Runs that are not above zero and finite are ignored.
         """
-        if not run > 0.0 or not math.isfinite(run):
+        if not 0.0 < run < math.inf or not 0.0 < slowdown < math.inf:
             return
-        y = min(math.log(run / slowdown), _LONGEST_LOG)
+        y = min(max(math.log(run) - math.log(slowdown), _SHORTEST_LOG), _LONGEST_LOG)
         keep = self.settings.decay
         n, total = self._count[row, column] * keep, self._sum[row, column] * keep
         before = y - total / n if n > 0 else 0.0
@@ -135,16 +138,13 @@ class RunTimeEstimator:
         self._sum_sq = wider(self._sum_sq, (rows, columns))
         self._row_factor = wider(self._row_factor, (rows, 1 + _RANK))
         self._col_factor = wider(self._col_factor, (columns, 1 + _RANK))
-        # Small fixed directions break the symmetry u = v = 0, at which neither half-step could leave zero.
-        for k in range(old_rows, rows):
-            self._row_factor[k, 1:] = 0.1 * np.cos(np.arange(1, 1 + _RANK) * (k + 1.0))
-        for k in range(old_columns, columns):
-            self._col_factor[k, 1:] = 0.1 * np.sin(np.arange(1, 1 + _RANK) * (k + 1.0))
-        self._row_var, self._col_var = np.zeros(rows), np.zeros(columns)
-        for k in range(rows):
-            self._row_var[k] = self._row_spread(k) ** 2 / (1.0 + self._count[k].sum())
-        for k in range(columns):
-            self._col_var[k] = self.settings.class_spread**2 / (1.0 + self._count[:, k].sum())
+        # Small directions break the symmetry u = v = 0, at which neither half-step could leave zero. They come from the
+        # names, so that the order in which things were first seen changes no belief.
+        for k, (workload, described) in list(enumerate(self._workloads))[old_rows:]:
+            self._row_factor[k, 1:] = _direction(f"{workload} {described}")
+        for k, node_class in list(enumerate(self._classes))[old_columns:]:
+            self._col_factor[k, 1:] = _direction(node_class)
+        self._col_var = wider(self._col_var, (columns,), self.settings.class_spread**2)
         self._beliefs = None
 
     def _row_spread(self, row: int) -> float:
@@ -177,11 +177,11 @@ class RunTimeEstimator:
 
     def _tables(self) -> Beliefs:
         s = self.settings
+        # What nothing was seen of has a direction but no affinity yet.
+        rows = self._row_factor[:, 1:] * (self._count.sum(axis=1, keepdims=True) > 0)
+        columns = self._col_factor[:, 1:] * (self._count.sum(axis=0)[:, None] > 0)
         low_rank = (
-            self._prior_log()[:, None]
-            + self._row_factor[:, :1]
-            + self._col_factor[:, 0][None, :]
-            + self._row_factor[:, 1:] @ self._col_factor[:, 1:].T
+            self._prior_log()[:, None] + self._row_factor[:, :1] + self._col_factor[:, 0][None, :] + rows @ columns.T
         )  # [W, C]
         # Ignorance of the affinity part vanishes as a cell's row and column fill up.
         evidence = self._count.sum(axis=1)[:, None] + self._count.sum(axis=0)[None, :]
@@ -233,13 +233,12 @@ class RunTimeEstimator:
         return made
 
 
+def _direction(name: str) -> Floats:
+    return np.asarray(0.1 * np.cos(np.arange(1, 1 + _RANK) * (zlib.crc32(name.encode()) % 1009 + 1.0)))
+
+
 def _ridge(basis: Floats, target: Floats, weight: Floats, spread: tuple[float, ...]) -> tuple[Floats, float]:
     """Weighted ridge regression with prior N(0, spread²); the solution and the variance of its first part."""
     precision = (basis * weight[:, None]).T @ basis + np.diag(1.0 / np.square(spread))
     covariance = np.linalg.inv(precision)
     return covariance @ (basis.T @ (weight * target)), float(covariance[0, 0])
-
-
-def with_table(beliefs: Beliefs, run_mean: Floats) -> Beliefs:
-    """Beliefs that are sure of `run_mean` [W, C]; for reference rows that are told the truth, never for a product."""
-    return replace(beliefs, run_mean=run_mean, run_std=run_mean * 1e-3, observations=np.full(run_mean.shape, 1e6))

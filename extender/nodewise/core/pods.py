@@ -14,7 +14,7 @@ from typing import Any
 from nodewise.core import labels as lb
 from nodewise.core.annotations import Hints, hints
 from nodewise.core.kinds import controller, is_pinned, kind_of
-from nodewise.core.requests import GPU_RESOURCES, pod_requests
+from nodewise.core.requests import GPU_RESOURCES, asks_for_all, pod_requests
 from nodewise.core.types import UNKNOWN_S, PodRequest
 from nodewise.core.units import epoch_s, milli, whole
 
@@ -33,7 +33,7 @@ def pod_request(pod: Json) -> tuple[PodRequest, Hints]:
     """
     meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     wanted = pod_requests(spec, status)
-    nonzero = pod_requests(spec, status, nonzero=True)
+    nonzero = wanted if asks_for_all(spec) else pod_requests(spec, status, nonzero=True)
     priority = int(spec.get("priority") or 0)
     told = hints(meta.get("annotations") or {}, priority, wanted.cpu_milli == 0 and wanted.memory_bytes == 0)
     created_s = _stamp(meta.get("creationTimestamp"))

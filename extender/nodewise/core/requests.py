@@ -49,14 +49,15 @@ def pod_requests(spec: Json, status: Json | None = None, *, nonzero: bool = Fals
 
     Containers and native sidecars run together; ordinary init containers run one after the other beside the sidecars
     started before them, and the larger of the two phases counts. Pod-level resources replace the sum, overhead comes on
-    top, and during an in-place resize the larger of wanted and allocated counts. With `nonzero`, a container without a
-    request counts 100m and 200 MiB, as in the scores (never in the fit) of the in-tree plugins.
+    top. During an in-place resize the largest of wanted, allocated and actual counts, container by container (never
+    less than what the scheduler sets aside); what the node has refused for good is not wanted any more. With `nonzero`,
+    a container without a request counts 100m and 200 MiB, as in the scores (never in the fit) of the in-tree plugins.
     """
-    allocated = _allocated(status or {})
-    running = _sum(_container(c, allocated, nonzero) for c in spec.get("containers") or ())
+    held, refused = _held(status or {}), _refused(status or {})
+    running = _sum(_container(c, held, refused, nonzero) for c in spec.get("containers") or ())
     sidecars, peak = Requests(), Requests()
     for container in spec.get("initContainers") or ():
-        own = _container(container, allocated, nonzero)
+        own = _container(container, held, refused, nonzero)
         if container.get("restartPolicy") == "Always":
             sidecars = sidecars.plus(own)
             peak = peak.max(sidecars)
@@ -73,6 +74,16 @@ def pod_requests(spec: Json, status: Json | None = None, *, nonzero: bool = Fals
     return total.plus(_read(spec.get("overhead") or {}))
 
 
+def asks_for_all(spec: Json) -> bool:
+    """Whether every container asks for CPU and memory, so that `nonzero` makes no difference."""
+    return all(
+        name in (resources.get("requests") or {}) or name in (resources.get("limits") or {})
+        for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
+        for resources in (container.get("resources") or {},)
+        for name in ("cpu", "memory")
+    )
+
+
 def _sum(parts: Iterable[Requests]) -> Requests:
     total = Requests()
     for part in parts:
@@ -80,12 +91,13 @@ def _sum(parts: Iterable[Requests]) -> Requests:
     return total
 
 
-def _container(container: Json, allocated: Mapping[str, Json], nonzero: bool) -> Requests:
+def _container(container: Json, held: Mapping[str, Requests], refused: bool, nonzero: bool) -> Requests:
     resources = container.get("resources") or {}
     wanted = dict(resources.get("requests") or {})
     for name, amount in (resources.get("limits") or {}).items():
         wanted.setdefault(name, amount)  # the API server defaults requests to limits
-    own = _read(wanted).max(_read(allocated.get(str(container.get("name")), {})))
+    already = held.get(str(container.get("name")))
+    own = _read(wanted) if already is None else already if refused else already.max(_read(wanted))
     if nonzero:
         own = Requests(
             own.cpu_milli if "cpu" in wanted else DEFAULT_CPU_MILLI,
@@ -95,9 +107,19 @@ def _container(container: Json, allocated: Mapping[str, Json], nonzero: bool) ->
     return own
 
 
-def _allocated(status: Json) -> dict[str, Json]:
-    statuses = [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]
-    return {str(s.get("name")): s["allocatedResources"] for s in statuses if s.get("allocatedResources")}
+def _held(status: Json) -> dict[str, Requests]:
+    """What each container holds by the kubelet's account: the larger of allocated and actual."""
+    held = {}
+    for s in [*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())]:
+        actual = (s.get("resources") or {}).get("requests") or {}
+        if s.get("allocatedResources") or actual:
+            held[str(s.get("name"))] = _read(s.get("allocatedResources") or {}).max(_read(actual))
+    return held
+
+
+def _refused(status: Json) -> bool:
+    pending = (c for c in status.get("conditions") or () if c.get("type") == "PodResizePending")
+    return any(c.get("reason") == "Infeasible" for c in pending)
 
 
 def _read(amounts: Json) -> Requests:

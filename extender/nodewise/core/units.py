@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 _SUFFIX = {
-    "": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3,
-    "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60,
-}  # fmt: skip
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)([a-zA-Z]*)")
-_STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(Z|z|[+-]\d\d:\d\d)")
+    **{s: Decimal(10) ** e for s, e in (("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9))},
+    **{s: Decimal(10) ** e for s, e in (("T", 12), ("P", 15), ("E", 18))},
+    **{s: Decimal(2) ** e for s, e in (("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Pi", 50), ("Ei", 60))},
+}
+_QUANTITY = re.compile(r"([+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d{1,2})?)([a-zA-Z]*)", re.ASCII)
+_STAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(Z|z|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _exact(text: str | float) -> Decimal:
+    match = _QUANTITY.fullmatch(str(text).strip())
+    if match is None or match[2] not in _SUFFIX:
+        raise ValueError(f"{text!r} is not a Kubernetes quantity")
+    return Decimal(match[1]) * _SUFFIX[match[2]]
 
 
 def quantity(text: str | float) -> float:
@@ -24,25 +32,17 @@ def quantity(text: str | float) -> float:
 
     Raises ValueError if the text is not a quantity.
     """
-    match = _QUANTITY.fullmatch(str(text).strip())
-    if match is None or match[2] not in _SUFFIX:
-        raise ValueError(f"{text!r} is not a Kubernetes quantity")
-    return float(match[1]) * _SUFFIX[match[2]]
+    return float(_exact(text))
 
 
 def milli(text: str | float) -> float:
     """A quantity in thousandths, rounded up to a whole number as kube-scheduler's `MilliValue` does."""
-    return _round_up(quantity(text) * 1e3)
+    return float(math.ceil(_exact(text) * 1000))
 
 
 def whole(text: str | float) -> float:
     """A quantity rounded up to a whole number (bytes, pods, devices) as kube-scheduler's `Value` does."""
-    return _round_up(quantity(text))
-
-
-def _round_up(value: float) -> float:
-    nearest = round(value)
-    return float(nearest) if abs(value - nearest) <= 1e-9 * max(1.0, abs(value)) else float(math.ceil(value))
+    return float(math.ceil(_exact(text)))
 
 
 def epoch_s(stamp: str) -> float:
@@ -62,6 +62,7 @@ def epoch_s(stamp: str) -> float:
 def stamp(time_s: float) -> str:
     """The RFC 3339 timestamp of `time_s` seconds since 1970, with decimals only where there are any."""
     whole_s = math.floor(time_s)
-    text = datetime.fromtimestamp(whole_s, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    part = f"{time_s - whole_s:.9f}".rstrip("0")[1:]
-    return f"{text}{part if part != '.' else ''}Z"
+    carry_s, nanos = divmod(round((time_s - whole_s) * 1e9), 10**9)
+    text = (_EPOCH + timedelta(seconds=whole_s + carry_s)).strftime("%Y-%m-%dT%H:%M:%S")
+    part = f".{nanos:09d}".rstrip("0") if nanos else ""
+    return f"{text}{part}Z"

@@ -21,9 +21,10 @@ from nodewise_simulator.served import ExtenderProcess
 
 FLOOR = "http-floor"
 SIZES = (100, 1_000, 5_000)
-_DIFFERENT = 200
-"""Pods that are asked about again and again, each in the place it was given before: the cluster does not fill up."""
-_WARM = 50
+_DIFFERENT = 50
+"""Pods that are asked about again and again; each gives up its old place first, so that the cluster does not fill."""
+_WARM = 1_000
+"""Requests before the first round: the extender keeps the views of its last decisions, and that memory must be full."""
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it is done, out of how much)"""

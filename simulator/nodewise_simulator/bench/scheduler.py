@@ -67,13 +67,13 @@ def bench_scheduler(
     names = (NONE, NEUTRAL, WINNER, policy)
     runs: dict[str, list[_Run]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="nodewise-bench-") as folder, ControlPlane() as plane:
-        total = len(names) * rounds
-        progress(f"{nodes:,} nodes", 0, total)
+        label, total = f"kube-scheduler at {nodes:,} nodes", len(names) * rounds
+        progress(label, 0, total)
         plane.create_nodes(_node(k) for k in range(nodes))
         for k in range(rounds):
             for name in names[k % len(names) :] + names[: k % len(names)]:
                 runs[name].append(_run(plane, Path(folder), name, pods, f"round-{k}-{name}"))
-                progress(f"{name}, {nodes:,} nodes", sum(map(len, runs.values())), total)
+                progress(label, sum(map(len, runs.values())), total)
     return [row for name in names for row in _rows(f"nodes={nodes}", name, runs)]
 
 

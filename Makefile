@@ -1,0 +1,64 @@
+# Every target sets itself up in .venv; the machine needs Python >= 3.11, git and make.
+# Setting up is done again when pyproject.toml or constraints.txt changes.
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# A line per package; what goes wrong is printed whole.
+INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --progress-bar off \
+	--constraint constraints.txt --editable $(1) | \
+	awk '/^Collecting/ {print "  " $$2; fflush()} /^Installing collected/ {print "  installing …"; fflush()}'
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-cluster test check bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev  ## set up .venv for development
+
+demo: $(VENV)/.demo  ## see what placement by learned run times is worth, without a cluster
+	@$(BIN)/nodewise demo
+
+demo-cluster: $(VENV)/.demo  ## the same through a real kube-scheduler (set KUBEBUILDER_ASSETS)
+	@$(BIN)/nodewise demo --cluster
+
+test: $(VENV)/.dev  ## run all tests
+	$(BIN)/pytest
+
+check: $(VENV)/.dev  ## lint, types, import rules, and coverage of the core
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/coverage run -m pytest --quiet tests/unit tests/contract
+	$(BIN)/coverage report --fail-under=95
+
+bench: $(VENV)/.demo  ## measure the extender, and with KUBEBUILDER_ASSETS the real kube-scheduler with it
+	@$(BIN)/nodewise bench extender
+	@if [ -n "$$KUBEBUILDER_ASSETS" ]; then $(BIN)/nodewise bench scheduler; \
+	else echo "KUBEBUILDER_ASSETS is not set: 'nodewise bench scheduler' is left out"; fi
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.python:
+	@found="$$($(PYTHON) --version 2>&1 || true)"; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "Nodewise needs Python 3.11 or newer, and '$(PYTHON)' says '$$found'; name another: make PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	{ echo "'$(PYTHON)' cannot make virtual environments; install its venv module (Debian: apt install python3-venv)" >&2; exit 2; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing what runs Nodewise (about a minute):"
+	@$(call INSTALL,'.[extender,simulator]')
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing what develops Nodewise (about a minute):"
+	@$(call INSTALL,'.[dev]')
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,41 @@
+"""`nodewise bench`: what a decision takes, alone and in the real kube-scheduler."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nodewise.cli.output import Format, OutputOption, console, document, progress, table
+from nodewise.core.errors import UserError
+
+BENCHES = {
+    "extender": "p50, p99 and CPU time per request at 100, 1,000 and 5,000 names, beside the HTTP floor",
+    "scheduler": "pods/s of the real kube-scheduler at 1,000 nodes, without and with us (needs KUBEBUILDER_ASSETS)",
+}
+
+
+def command(
+    what: Annotated[str | None, typer.Argument(metavar="[extender|scheduler]", help="Without it: the list.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How many times everything is measured, in turn.")] = 5,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Measure the extender, or the real kube-scheduler with and without it."""
+    if what is None:
+        for name, says in BENCHES.items():
+            console.print(f"nodewise bench {name:<10} {says}")
+        return
+    if what not in BENCHES:
+        raise UserError(f"there is no bench {what!r}; choose one of {', '.join(BENCHES)}")
+    from nodewise_simulator.bench.extender import bench_extender
+    from nodewise_simulator.bench.scheduler import bench_scheduler
+
+    with progress() as tell:
+        if what == "extender":
+            rows = bench_extender(rounds=rounds, progress=tell)
+        else:
+            rows = bench_scheduler(rounds=rounds, progress=tell)
+    if output is Format.JSON:
+        document(rows)
+    else:
+        table(rows)

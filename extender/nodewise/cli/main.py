@@ -1,0 +1,94 @@
+"""`nodewise …`: a table of commands, each imported when it is called, and what a user sees when something is wrong."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+
+from nodewise import __version__
+from nodewise.core.errors import UserError
+
+COMMANDS = {
+    "demo": "Show what heterogeneous placement is worth, without a cluster or through a real one.",
+    "simulate": "Run one policy through one scenario.",
+    "compare": "Run policies side by side on the same worlds, with paired intervals.",
+    "policies": "List the policies, a line each.",
+    "extender": "Serve kube-scheduler's extender calls.",
+    "explain": "Say why a pod was placed where it is.",
+    "bench": "Measure the extender, and the scheduler with and without it.",
+}
+"""Name → its line in `nodewise --help`. Command NAME is the function `command` of module `nodewise.cli.NAME`."""
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command line of this process and leave by SystemExit: 0, 2 for bad use, 130 for Ctrl-C."""
+    words = sys.argv[1:]
+    called = next((word for word in words if not word.startswith("-")), "")
+    try:
+        application(called)(words, prog_name="nodewise")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def application(called: str) -> typer.Typer:
+    """The commands, with only `called` imported; the others are there in name, for the list of commands."""
+    made = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    made.callback()(_root)
+    for name, says in COMMANDS.items():
+        if name == called:
+            made.command(name)(_guarded(import_module(f"nodewise.cli.{name}").command))
+        else:
+            made.command(name, help=says)(_not_imported)
+    return made
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"nodewise {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Nodewise places Kubernetes pods on the nodes where they run best."""
+
+
+def _not_imported() -> None:
+    raise AssertionError("only the command that was called is imported")
+
+
+def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with bad use told in a sentence; whatever still shows a traceback is a bug."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            typer.echo(f"nodewise: {error}", err=True)
+            raise typer.Exit(USAGE_ERROR) from None
+        except ModuleNotFoundError as missing:
+            if (missing.name or "nodewise").startswith("nodewise"):
+                raise
+            how = "pip install 'nodewise[extender,simulator]'"
+            typer.echo(f"nodewise: this command needs the package {missing.name}: {how}", err=True)
+            raise typer.Exit(USAGE_ERROR) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+    return guarded
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The rows of a command, printed once: as a table, or as the JSON document that other programs read.
+
+A number is a row {scenario, policy, metric, unit, mean, low, high, seeds}; [low, high] is its 95 % interval over seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from nodewise import __version__
+from nodewise.core.errors import UserError
+
+MOST_SEEDS = 10_000
+
+# A pipe has no width of its own; it gets one that holds our tables.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, highlight=False)
+
+
+class Format(StrEnum):
+    """How a command prints its rows."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Format, typer.Option("--output", "-o", help="table, or json for programs.")]
+
+
+def document(rows: Sequence[Any], **more: Any) -> None:
+    """Print one JSON document {command, commit, rows} on stdout; `command` is the line that makes it again.
+
+    Rows are mappings or dataclasses. A number that is not finite becomes null.
+    """
+    made = {"command": shlex.join(["nodewise", *sys.argv[1:]]), "commit": commit(), "rows": [*map(_dict, rows)], **more}
+    print(json.dumps(_finite(made), indent=2, ensure_ascii=False, allow_nan=False))  # noqa: T201  it is the product
+
+
+def table(rows: Sequence[Any], *, metrics: Sequence[str] = ()) -> None:
+    """Print rows of numbers: per scenario, metrics by policies, the fewer of the two across.
+
+    A cell is the mean over its interval. `metrics`: those that are shown, in this order (default: all).
+    """
+    made = [row for row in map(_dict, rows) if not metrics or row["metric"] in metrics]
+    made.sort(key=lambda row: metrics.index(row["metric"]) if metrics else 0)
+    for scenario in dict.fromkeys(row["scenario"] for row in made):
+        console.print(_table([row for row in made if row["scenario"] == scenario], scenario))
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, without an exponent."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{min(max(digits, 0), 4)}f}"
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """The seeds of `1-20` or `1,3,7-9`, in the order written. Raises UserError for anything else."""
+    found: list[int] = []
+    for part in map(str.strip, text.split(",")):
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part, re.ASCII)
+        if match is None:
+            raise UserError(f"{part!r} in --seeds {text!r} is neither a seed nor a range; write 1-20 or 1,3,7-9")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"the range {part} in --seeds runs backwards; write {last}-{first}")
+        if len(found) + last - first >= MOST_SEEDS:
+            raise UserError(f"--seeds {text!r} names more than {MOST_SEEDS:,} seeds; name fewer")
+        found.extend(range(first, last + 1))
+    seen: set[int] = set()
+    for seed in found:
+        if seed in seen:
+            raise UserError(f"--seeds {text!r} names seed {seed} twice; name each once")
+        seen.add(seed)
+    return tuple(found)
+
+
+def names(text: str, flag: str) -> tuple[str, ...]:
+    """The names of `a,b,c`. Raises UserError if there is none."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise UserError(f"{flag} names nothing; write names with commas between them")
+    return found
+
+
+def commit() -> str:
+    """The git commit of the checkout that runs (`-dirty` if it was changed since), else the version of the package."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return __version__
+    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on stderr, where that is a terminal, one for each label that (label, done, total) is told of."""
+    where = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as bars:
+
+        def tell(label: str, done: int, total: int) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total)
+            bars.update(tasks[label], completed=done, total=total)
+
+        yield tell
+
+
+def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    units = {row["metric"]: row["unit"] for row in rows}
+    cells = {(row["policy"], row["metric"]): row for row in rows}
+    intervals = any(row["seeds"] > 1 for row in rows)
+    made = Table(title=title, title_justify="left", show_lines=intervals)
+    if len(policies) <= len(units):
+        made.add_column("", no_wrap=True)
+        for policy in policies:
+            made.add_column(policy, justify="right")
+        for metric, unit in units.items():
+            label = Text.assemble(metric, "\n" if intervals else "  ", (unit, "dim"))
+            made.add_row(label, *(_cell(cells.get((policy, metric))) for policy in policies))
+    else:
+        made.add_column("policy", no_wrap=True)
+        for metric, unit in units.items():
+            made.add_column(Text.assemble(metric, "\n", (unit, "dim")), justify="right")
+        for policy in policies:
+            made.add_row(policy, *(_cell(cells.get((policy, metric))) for metric in units))
+    return made
+
+
+def _cell(row: Mapping[str, Any] | None) -> Text:
+    if row is None:
+        return Text("–", "dim")
+    mean = number(row["mean"])
+    if row["seeds"] <= 1:
+        return Text(mean)
+    return Text.assemble(mean, "\n", (f"[{number(row['low'])}, {number(row['high'])}]", "dim"))
+
+
+def _dict(row: Any) -> dict[str, Any]:
+    return asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

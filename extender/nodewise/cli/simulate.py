@@ -1,0 +1,29 @@
+"""`nodewise simulate`: one policy, one scenario, one seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nodewise.cli.output import Format, OutputOption, document, table
+
+
+def command(
+    scenario: Annotated[str, typer.Option(help="NAME, or NAME@key=value,… to set its parameters.")] = "hetero",
+    policy: Annotated[str, typer.Option(help="Name of a policy (see `nodewise policies`).")] = "economic",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pods, nodes and hidden speeds.")] = 1,
+    bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Run one policy through one scenario."""
+    from nodewise_simulator.compare import rows_of
+    from nodewise_simulator.run import simulate
+
+    result = simulate(scenario, policy, seed, bundle)
+    rows = [row for row in rows_of(scenario, (policy,), [[result]], policy) if row.metric != "cost_ratio"]
+    if output is Format.JSON:
+        document(rows)
+    else:
+        table(rows)

@@ -1,0 +1,222 @@
+"""The card of a learned policy: what it looks at, where it comes from, what its files are. Pure: text in, text out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+from nodewise.core.columns import COLUMNS
+from nodewise.core.errors import UserError
+
+FORMAT = 1
+"""Version of the bundle's layout and of this card."""
+
+T = TypeVar("T")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class CardColumn:
+    """One input of the model: a column as it was at export, and the range that training saw."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    observed_low: float | None = None
+    """With `observed_high`: what lies far outside is not judged by the model. None: no range is checked."""
+    observed_high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCard:
+    """Identity and provenance of a bundle; `digest` identifies exactly what scores."""
+
+    name: str
+    algorithm: str
+    columns: tuple[CardColumn, ...]  # [K] in the order of the model's input
+    opset: int
+    """Version of the default ONNX operator set that the model imports."""
+    commit: str
+    """Git commit of the code that trained it."""
+    command: str
+    """What was run to train it."""
+    scenarios: tuple[str, ...]
+    seeds: tuple[int, ...]
+    results: Mapping[str, Any]
+    """Figures of its evaluation, free in form."""
+    created: str
+    """RFC 3339."""
+    files: Mapping[str, str]
+    """sha256 of each other file of the bundle, in hexadecimal, by name."""
+    format: int = FORMAT
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns in the order of the model's input."""
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of this card, and so, by `files`, of the whole bundle."""
+        text = json.dumps(self._plain(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """As `card.json` holds it."""
+        return json.dumps(self._plain(), sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+    def _plain(self) -> dict[str, Any]:
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return own | {"columns": [asdict(c) for c in self.columns]}
+
+    @classmethod
+    def from_json(cls, text: str) -> PolicyCard:
+        """Read `card.json`. Raises UserError if it is not the card of a bundle that this version understands."""
+        try:
+            told = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"the card is not JSON ({error}); export the bundle again") from error
+        told = _object(told, "the card")
+        version = told.get("format")
+        if version != FORMAT or isinstance(version, bool):
+            raise UserError(f"the card is of format {version!r} and this version reads {FORMAT}; export it again")
+        _known(told, cls, "the card")
+        columns = tuple(_column(c, k) for k, c in enumerate(_get(told, "columns", _list, "the card")))
+        if not columns:
+            raise UserError("the card names no columns; export the bundle again")
+        names = [c.name for c in columns]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"the card names column {name!r} twice; export the bundle again")
+        return cls(
+            name=_get(told, "name", _text, "the card"),
+            algorithm=_get(told, "algorithm", _text, "the card"),
+            columns=columns,
+            opset=_get(told, "opset", _integer, "the card"),
+            commit=_get(told, "commit", _text, "the card"),
+            command=_get(told, "command", _text, "the card"),
+            scenarios=tuple(_text(s, "the card's scenarios") for s in _get(told, "scenarios", _list, "the card")),
+            seeds=tuple(_integer(s, "the card's seeds") for s in _get(told, "seeds", _list, "the card")),
+            results=_get(told, "results", _object, "the card"),
+            created=_get(told, "created", _text, "the card"),
+            files=_files(_get(told, "files", _object, "the card")),
+        )
+
+
+def column_now(name: str, observed_low: float | None = None, observed_high: float | None = None) -> CardColumn:
+    """The card's entry for a column as it is defined now. Raises KeyError if there is none."""
+    c = COLUMNS[name]
+    return CardColumn(name, c.unit, float(c.low), float(c.high), observed_low, observed_high)
+
+
+def check_columns(card: PolicyCard) -> None:
+    """Refuse a card whose columns this version computes otherwise; columns that the card does not name are harmless.
+
+    Raises UserError naming the column.
+    """
+    for old in card.columns:
+        if old.name not in COLUMNS:
+            raise UserError(
+                f"policy {card.name!r} looks at column {old.name!r}, which this version does not have; "
+                f"train it again or run the version that exported it (commit {card.commit})"
+            )
+        now = column_now(old.name)
+        for part in ("unit", "low", "high"):
+            was, is_now = getattr(old, part), getattr(now, part)
+            if was != is_now:
+                raise UserError(
+                    f"policy {card.name!r} was trained on column {old.name!r} with {part} {was!r}, which is "
+                    f"{is_now!r} in this version; train it again or run commit {card.commit}"
+                )
+
+
+def _column(value: object, index: int) -> CardColumn:
+    what = f"column {index} of the card"
+    told = _object(value, what)
+    _known(told, CardColumn, what)
+    name = _get(told, "name", _text, what)
+    what = f"the card's column {name!r}"
+    low, high = _get(told, "low", _number, what), _get(told, "high", _number, what)
+    seen = [None if told.get(k) is None else _get(told, k, _number, what) for k in ("observed_low", "observed_high")]
+    observed_low, observed_high = seen
+    if (observed_low is None) != (observed_high is None):
+        raise UserError(f"{what} has only one end of its observed range; export the bundle again")
+    for least, most in ((low, high), (observed_low or 0.0, observed_high or 0.0)):
+        if least > most:
+            raise UserError(f"{what} has a range from {least!r} to {most!r}, which is empty; export the bundle again")
+    return CardColumn(name, _get(told, "unit", _text, what), low, high, observed_low, observed_high)
+
+
+def _files(told: Mapping[str, Any]) -> Mapping[str, str]:
+    for name, digest in told.items():
+        if not _FILE.fullmatch(name):
+            raise UserError(f"the card names a file {name!r}, which is not a plain file name; export the bundle again")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise UserError(f"the card's sha256 of file {name!r} is malformed; export the bundle again")
+    return told
+
+
+def _get(told: Mapping[str, Any], key: str, read: Callable[[object, str], T], what: str) -> T:
+    if key not in told:
+        raise UserError(f"{what} has no {key!r}; export the bundle again")
+    return read(told[key], f"{key!r} of {what}")
+
+
+def _known(told: Mapping[str, Any], kind: Any, what: str) -> None:
+    for key in sorted(told.keys() - {f.name for f in fields(kind)}):
+        raise UserError(f"{what} has an entry {key!r} that this version does not know; export the bundle again")
+
+
+def _object(value: object, what: str) -> Mapping[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _wrong(value, what, "an object")
+
+
+def _list(value: object, what: str) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise _wrong(value, what, "a list")
+
+
+def _text(value: object, what: str) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise _wrong(value, what, "a text")
+
+
+def _integer(value: object, what: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise _wrong(value, what, "a whole number")
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
+    raise _wrong(value, what, "a number")
+
+
+def _wrong(value: object, what: str, wanted: str) -> UserError:
+    return UserError(f"{what} must be {wanted}, not {_short(value)}; export the bundle again")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value

@@ -1,0 +1,60 @@
+"""The second port: probes, metrics, explanations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Response
+
+from nodewise.extender.explain import explain
+from nodewise.extender.service import Service
+from nodewise.policies.learned import LearnedPolicy
+
+
+def admin_app(service: Service) -> FastAPI:
+    """The admin endpoints of one extender."""
+    app = FastAPI(title="Nodewise extender", docs_url="/docs", redoc_url=None)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz(response: Response) -> dict[str, str]:
+        """The caches are filled and fresh; a bundle's golden vectors were checked before we listened at all."""
+        reason = service.unready()
+        if reason:
+            response.status_code = 503
+        return {"status": reason or "ok", "policy": service.policy.name, "digest": service.policy.digest}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus text."""
+        return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/explain/{namespace}/{pod}")
+    async def explain_pod(namespace: str, pod: str) -> Response:
+        """Why the pod went where it went."""
+        record = service.records.find(namespace, pod)
+        if record is None:
+            return _json({"error": _not_asked(service, namespace, pod)}, 404)
+        columns = service.policy.card.column_names if isinstance(service.policy, LearnedPolicy) else ()
+        by_policy = record.decision.policy == service.policy.name
+        told = explain(record.decision, record.view, record.names, record.bound, columns if by_policy else ())
+        return _json(told | {"time_s": record.time_s, "latency_us": record.latency_us})
+
+    return app
+
+
+def _not_asked(service: Service, namespace: str, pod: str) -> str:
+    return (
+        f"nothing is known of pod {namespace}/{pod}: the scheduler did not ask about it (one feasible node only, "
+        f"another schedulerName), or it was before the last {len(service.records)} decisions"
+    )
+
+
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    # msgspec writes nan and inf, which JSON has not, as null
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

@@ -1,0 +1,80 @@
+"""Ask a policy in a worker thread, for as long as its deadline and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from nodewise.core.decide import PolicyRefusalError, decide
+from nodewise.core.types import ClusterView, Decision, Fallback, PodRequest, Policy, Rows, Scores
+
+
+class _Asked:
+    """A policy that is asked now, and remembers what it said and for which candidates."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.name, self.digest = policy.name, policy.digest
+        self.rows: Rows | None = None
+        self.said: Scores | BaseException | None = None
+        self._policy = policy
+
+    def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+        self.rows = rows
+        try:
+            self.said = self._policy.score(pod, view, rows)
+        except Exception as error:
+            self.said = error
+            raise
+        return self.said
+
+
+class _Said:
+    """A policy that has said already what it will: scores, or why there are none."""
+
+    def __init__(self, policy: Policy, said: Scores | BaseException | None) -> None:
+        self.name, self.digest = policy.name, policy.digest
+        self._said = said
+
+    def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:  # noqa: ARG002
+        if self._said is None or isinstance(self._said, BaseException):
+            raise self._said if isinstance(self._said, Exception) else RuntimeError(f"no scores: {self._said!r}")
+        return self._said
+
+
+class Asker:
+    """Decides with `policy`, or with `rule` where the policy is late; see `nodewise.core.decide`.
+
+    A thread cannot be stopped: while a late call has not come back, no other is made, and the rule answers at once.
+    """
+
+    def __init__(self, policy: Policy, rule: Policy, deadline_s: float) -> None:
+        self.policy, self.rule, self.deadline_s = policy, rule, deadline_s
+        self._late: Future[Scores] | None = None
+        self._threads = None if policy is rule else ThreadPoolExecutor(2, thread_name_prefix="policy")
+
+    async def decide(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Decision:
+        """The decision; `deadline_s` later at most if the policy hangs. Never raises."""
+        asked = _Asked(self.rule)
+        decision = decide(pod, view, rows, asked, asked)
+        if self._threads is None or asked.rows is None:  # the rule is the policy, or there is nothing to say
+            return decision
+        own = await self._own(pod, view, asked.rows)
+        return decide(pod, view, rows, own, _Said(self.rule, asked.said))
+
+    async def _own(self, pod: PodRequest, view: ClusterView, rows: Rows) -> _Said:
+        if self._threads is None or (self._late is not None and not self._late.done()):
+            return self._late_answer("a call before this one has not come back")
+        call = self._threads.submit(self.policy.score, pod, view, rows)
+        done, _ = await asyncio.wait((asyncio.wrap_future(call),), timeout=self.deadline_s)
+        if not done:
+            self._late = call
+            return self._late_answer("no scores in time")
+        return _Said(self.policy, call.exception() or call.result())
+
+    def _late_answer(self, why: str) -> _Said:
+        return _Said(self.policy, PolicyRefusalError(Fallback.DEADLINE, why))
+
+    def close(self) -> None:
+        """Wait for nothing: a hung call must not hold up the end of the process."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)

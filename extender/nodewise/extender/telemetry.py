@@ -1,0 +1,40 @@
+"""What Prometheus is told. Labels take values from small fixed sets only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Telemetry:
+    """All metrics of one extender, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, says: str, *labels: str) -> Counter:
+            return Counter(f"nodewise_extender_{name}", says, labels, registry=self.registry)
+
+        self.requests = counter("requests", "Requests of kube-scheduler", "verb", "outcome")
+        self.latency = Histogram(
+            "nodewise_extender_request_seconds", "Time from the whole request to its reply", ("verb",),
+            buckets=_BUCKETS_S, registry=self.registry,
+        )  # fmt: skip
+        self.decisions = counter("decisions", "Decisions on pods of ours, by what scored", "policy")
+        self.fallbacks = counter("fallbacks", "Decisions that the rule took because the policy failed", "reason")
+        self.neutral = counter("neutral", "Decisions without an opinion", "reason")
+        self.ignored_hints = counter("ignored_annotations", "Annotations of pods that were malformed", "reason")
+        self.unknown_nodes = counter("unknown_nodes", "Candidates that our cache does not know")
+        self.assumed = counter("assumed", "Nodes charged for a pod before its binding was seen")
+        self.bound = counter("bound", "Pods of ours that were bound, by how that compares with our winner", "as")
+
+    def gauge(self, name: str, says: str, value: Callable[[], float]) -> None:
+        """A number that is read when somebody asks for metrics."""
+        Gauge(f"nodewise_extender_{name}", says, registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self.registry)

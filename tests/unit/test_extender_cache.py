@@ -1,0 +1,144 @@
+"""What the watches tell becomes what policies see: over sockets where the wire matters, directly where it does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodewise.core.estimator import RunTimeEstimator
+from nodewise.core.state import ClusterState
+from nodewise.core.types import PodRequest
+from nodewise.extender.cache import Cache, seen_node, seen_pod
+from nodewise_simulator.fake_api import FakeApi
+
+from .extender_objects import NODES, NOW_S, eventually, finished, node, pod, serving
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with FakeApi() as server:
+        for name in NODES:
+            server.put("nodes", node(name))
+        yield server
+
+
+@pytest.fixture
+def cache() -> Cache:
+    made = Cache(ClusterState(RunTimeEstimator()), lambda *_: None)
+    made.replace_nodes([seen_node(node(name)) for name in NODES])
+    made.replace_pods([])
+    return made
+
+
+def asked() -> PodRequest:
+    return seen_pod(pod("asked"), "nodewise").state.request
+
+
+def belief_s(state: ClusterState, on: str) -> float:
+    view = state.view(asked(), NOW_S)
+    return float(view.beliefs.run_mean[view.belief_row, view.nodes.node_class[view.nodes.row[on]]])
+
+
+async def test_a_pod_is_followed_from_the_queue_to_its_node_to_what_it_teaches(api: FakeApi, tmp_path: Path) -> None:
+    api.put("pods", pod("other", schedulerName="default-scheduler"))
+    async with serving(api, tmp_path) as extender:
+        cache = extender.service.cache
+        before_s = belief_s(cache.state, "node-1")
+        api.put("pods", pod("a"))
+        await eventually(lambda: cache.waiting == 1)  # the other scheduler's pod is not in our queue
+        api.bind("default", "a", "node-1")
+        await eventually(lambda: cache.state.node_of("uid-a") == "node-1")
+        assert cache.waiting == 0
+        api.put("pods", finished("a", "node-1", 600))
+        await eventually(lambda: not cache.state.node_of("uid-a"))
+        assert cache.learned == 1
+        assert belief_s(cache.state, "node-1") > 1.5 * before_s
+
+
+async def test_a_new_list_teaches_nothing_twice(api: FakeApi, tmp_path: Path) -> None:
+    api.put("pods", finished("done", "node-0", 600))
+    api.put("pods", pod("a", "node-1", "Running"))
+    async with serving(api, tmp_path) as extender:
+        cache = extender.service.cache
+        assert (cache.learned, [*cache.state.pods()]) == (1, ["uid-a"])  # also from what ended before we began
+        learned_s = belief_s(cache.state, "node-0")
+        await eventually(lambda: sum("watch" in asked for asked in api.requests) == 2)
+        api.expire_watches()
+        await eventually(lambda: extender.pods.relists)
+        api.put("pods", pod("b", "node-2", "Running"))
+        await eventually(lambda: cache.state.node_of("uid-b"))
+        assert (cache.learned, belief_s(cache.state, "node-0")) == (1, learned_s)
+
+
+def test_what_a_new_list_lacks_is_gone(cache: Cache) -> None:
+    a, b = (seen_pod(pod(name, "node-1", "Running"), "nodewise") for name in "ab")
+    waiting = seen_pod(pod("c"), "nodewise")
+    cache.replace_pods([a, b, waiting])
+    cache.replace_pods([b])
+    assert ([*cache.state.pods()], cache.bound, cache.waiting) == (["uid-b"], 1, 0)
+    assert cache.state.view(asked(), NOW_S).queued_by_sla.sum() == 0
+    cache.replace_nodes([seen_node(node("node-2"))])
+    assert cache.state.view(asked(), NOW_S).nodes.name == ("node-2",)
+
+
+async def test_an_object_that_cannot_be_read_is_counted_and_hides_no_other(api: FakeApi, tmp_path: Path) -> None:
+    broken = pod("broken", "node-1", "Running")
+    broken["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "many"
+    api.put("pods", broken)
+    api.put("pods", pod("a", "node-1", "Running"))
+    async with serving(api, tmp_path) as extender:
+        assert [*extender.service.cache.state.pods()] == ["uid-a"]
+        assert extender.pods.errors["projection"] == 1
+
+
+def test_a_nominated_node_is_charged_until_the_nomination_ends(cache: Cache) -> None:
+    preemptor = pod("a", schedulerName="default-scheduler")
+    preemptor["status"]["nominatedNodeName"] = "node-1"
+    cache.pod_event("ADDED", seen_pod(preemptor, "nodewise"))
+    row = cache.state.view(asked(), NOW_S).nodes.row["node-1"]
+    assert cache.state.view(asked(), NOW_S).nodes.cpu_requested_milli[row] == 1000
+    cache.pod_event("MODIFIED", seen_pod(pod("a", schedulerName="default-scheduler"), "nodewise"))
+    assert cache.state.view(asked(), NOW_S).nodes.cpu_requested_milli[row] == 0
+
+
+def test_a_pod_that_failed_or_was_deleted_frees_its_room_and_teaches_nothing(cache: Cache) -> None:
+    before_s = belief_s(cache.state, "node-1")
+    for name, last in (("a", finished("a", "node-1", 600, "Failed")), ("b", pod("b", "node-1", "Running"))):
+        cache.pod_event("ADDED", seen_pod(pod(name, "node-1", "Running"), "nodewise"))
+        cache.pod_event("DELETED" if name == "b" else "MODIFIED", seen_pod(last, "nodewise"))
+    assert not [*cache.state.pods()]
+    assert belief_s(cache.state, "node-1") == before_s
+
+
+def test_gated_and_dying_pods_do_not_queue(cache: Cache) -> None:
+    cache.pod_event("ADDED", seen_pod(pod("a", schedulingGates=[{"name": "quota"}]), "nodewise"))
+    dying = pod("b")
+    dying["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:01Z"
+    cache.pod_event("ADDED", seen_pod(dying, "nodewise"))
+    assert cache.waiting == 0
+    cache.pod_event("MODIFIED", seen_pod(pod("a"), "nodewise"))
+    assert cache.waiting == 1
+
+
+def test_the_end_of_an_old_node_does_not_remove_the_new_one_of_its_name(cache: Cache) -> None:
+    old = node("node-1") | {"metadata": {**node("node-1")["metadata"], "uid": "the-old-one"}}
+    cache.node_event("DELETED", seen_node(old))
+    assert cache.nodes == 4
+    cache.node_event("DELETED", seen_node(node("node-1")))
+    assert cache.nodes == 3
+
+
+def test_a_list_read_at_once_gives_the_same_picture_as_its_pods_one_by_one(cache: Cache) -> None:
+    pods = [pod(f"p{k:02}", NODES[k * 7 % 4], "Running") for k in range(40)]
+    cache.replace_pods([seen_pod(each, "nodewise") for each in pods])
+    other = Cache(ClusterState(RunTimeEstimator()), lambda *_: None)
+    other.replace_nodes([seen_node(node(name)) for name in NODES])
+    for each in pods:
+        other.pod_event("ADDED", seen_pod(each, "nodewise"))
+    a, b = (c.state.view(asked(), NOW_S).nodes for c in (cache, other))
+    assert a.resident_offsets.tolist() == b.resident_offsets.tolist()
+    assert a.cpu_requested_milli.tolist() == b.cpu_requested_milli.tolist() != [0.0] * 4
+    assert math.isclose(a.work_remaining_s.sum(), b.work_remaining_s.sum())
