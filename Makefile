@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # A line per package; what goes wrong is printed whole.
 INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --progress-bar off \
 	--constraint constraints.txt --editable $(1) | \
-	awk '/^Collecting/ {print "  " $$2; fflush()} /^Installing collected/ {print "  installing …"; fflush()}'
+	awk '/^Collecting/ {sub(/[^A-Za-z0-9._-].*/, "", $$2); print "  " $$2; fflush()} /^Installing collected/ {print "  installing …"; fflush()}'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-cluster test check bench clean

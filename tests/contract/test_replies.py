@@ -136,6 +136,17 @@ def test_a_request_with_any_one_value_replaced_never_gets_an_error_from_prioriti
     )
 
 
+@pytest.mark.parametrize("key", ["uid", "namespace", "name"])
+def test_a_malformed_identity_leaves_nothing_behind_that_could_break_later_decisions(key: str) -> None:
+    made = ours.service()
+    for wrong in (7.5, True, ["a"], {"a": 1}, *([None] if key == "uid" else [])):
+        asked = ours.pod()
+        asked["metadata"][key] = wrong
+        assert ours.prioritize(made)(ours.args(asked, ours.NODES)) == (200, b"[]")
+    for k in range(10):
+        assert ours.prioritize(made)(ours.args(ours.pod(f"good-{k}"), ours.NODES))[1] != b"[]"
+
+
 NAMES = st.lists(st.sampled_from([*ours.NODES, "gone", "node-é", ""]), max_size=12)
 
 

@@ -32,6 +32,8 @@ def pod_request(pod: Json) -> tuple[PodRequest, Hints]:
     through.
     """
     meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    if not all(isinstance(text, str) for text in (meta["uid"], meta.get("namespace") or "", meta.get("name") or "")):
+        raise ValueError("metadata.uid, namespace and name must be text: they are kept, and compared with others")
     wanted = pod_requests(spec, status)
     nonzero = wanted if asks_for_all(spec) else pod_requests(spec, status, nonzero=True)
     priority = int(spec.get("priority") or 0)

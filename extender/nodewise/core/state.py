@@ -488,4 +488,5 @@ def _without(table: NDArray[Any], index: int) -> NDArray[Any]:
 
 def tie_break(uid: str) -> int:
     """A number that differs from pod to pod and is the same everywhere for one pod."""
-    return zlib.crc32(uid.encode())
+    # A checksum is linear: those of two names differ by the same bits for every uid, so their order would be lopsided.
+    return zlib.crc32(uid.encode()) * 0x9E3779B1 & 0xFFFFFFFF

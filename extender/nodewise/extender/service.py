@@ -110,7 +110,7 @@ class Service:
         self.cache.ask(request)
         rows = state.rows(names)
         if len(rows) < len(names):
-            self.telemetry.unknown_nodes.inc(len(names) - len(rows))
+            self.telemetry.unknown_nodes.inc(len(set(names)) - len(rows))
         view = state.view(request, now_s)
         state.sequence += 1
         winner = ""
