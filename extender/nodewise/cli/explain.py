@@ -15,7 +15,7 @@ from nodewise.cli.output import Format, OutputOption, console, document, number
 from nodewise.core.errors import UserError
 
 _TIMEOUT_S = 10.0
-_FACTS = ("pod", "workload", "policy", "winner", "bound", "fallback", "neutral")
+_FACTS = ("namespace", "pod", "workload", "policy", "winner", "bound", "fallback", "neutral")
 
 
 def command(
