@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodewise.core import columns, cost
-from nodewise.core.columns import COLUMNS, Cluster, Column, Node, Pair, Pod, Raw, arguments, features, in_scope, raw
+from nodewise.core.columns import COLUMNS, Column, arguments, features, in_scope
 from nodewise.core.estimator import RunTimeEstimator
+from nodewise.core.raw import Cluster, Node, Pair, Pod, Raw, raw
 from nodewise.core.state import ClusterState
 from nodewise.core.types import PodRequest, Rows
 

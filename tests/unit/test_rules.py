@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from nodewise.core import cost
-from nodewise.core.columns import late_probability, raw
+from nodewise.core.columns import late_probability
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.pods import NodeSpec
+from nodewise.core.raw import raw
 from nodewise.core.state import ClusterState
 from nodewise.core.types import Beliefs, CostRates, PodRequest, SlaClass
 from nodewise.policies import POLICIES

@@ -290,11 +290,15 @@ def test_a_pod_that_moved_to_a_node_we_do_not_know_frees_the_one_it_was_assumed_
     assert one_node.view(pod_of("q"), 0.0).nodes.cpu_requested_milli.sum() == 0.0
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 def test_an_old_sighting_on_an_unknown_node_does_not_move_a_pod_back(
-    one_node: ClusterState, pod_of: PodOf, node_of: NodeOf
+    one_node: ClusterState, pod_of: PodOf, node_of: NodeOf, at_once: bool
 ) -> None:
     one_node.place(pod_of("p"), "late")
-    one_node.place(pod_of("p"), "n")
+    if at_once:
+        one_node.place_all([(pod_of("p"), "n", UNKNOWN_S)])
+    else:
+        one_node.place(pod_of("p"), "n")
     one_node.put_node(node_of("late"))
     assert one_node.node_of("p") == "n"
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nodewise.core.columns import COLUMNS, arguments, features, raw
+from nodewise.core.columns import COLUMNS, arguments, features
+from nodewise.core.raw import raw
 from nodewise.core.types import ClusterView, Decision, Floats
 from nodewise.policies.economic import ECONOMIC, TERMS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nodewise.core.columns import F
+from nodewise.core.raw import F
 from nodewise.core.state import tie_break
 from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nodewise.core.columns import COLUMNS, F, arguments, raw
+from nodewise.core.columns import COLUMNS, arguments
+from nodewise.core.raw import F, raw
 from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nodewise.core.columns import F, cpu_free_after, dynamic_w_per_core, memory_free_after, price_per_core, raw
+from nodewise.core.columns import cpu_free_after, dynamic_w_per_core, memory_free_after, price_per_core
+from nodewise.core.raw import F, raw
 from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 

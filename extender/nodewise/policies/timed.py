@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nodewise.core.columns import F, contended_run_s, raw
+from nodewise.core.columns import contended_run_s
+from nodewise.core.raw import F, raw
 from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 
