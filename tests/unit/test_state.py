@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from nodewise.core import cost, state
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.pods import NodeSpec
-from nodewise.core.state import ClusterState, Resident
+from nodewise.core.state import ClusterState
+from nodewise.core.table import Resident
 from nodewise.core.types import UNKNOWN_S, ClusterView, CostRates, Kind, NodeTable, PodRequest, SlaClass
 
 PodOf = Callable[..., PodRequest]

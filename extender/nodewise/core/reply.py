@@ -7,6 +7,7 @@ carry what a user wrote into the pod (node affinity, inter-pod affinity, taints,
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from nodewise.core.labels import matches_term, tolerates
-from nodewise.core.state import tie_break
 from nodewise.core.types import ClusterView, NodeTable, PodRequest, Rows, Scores
 
 TOP = 10
@@ -85,3 +85,9 @@ def _owner_pods_by_domain(view: ClusterView, key: str) -> Counter[str | None]:
 
 def _untolerated(pod: PodRequest, taints: tuple[Mapping[str, Any], ...]) -> int:
     return sum(not tolerates(pod.tolerations, taint) for taint in taints)
+
+
+def tie_break(uid: str) -> int:
+    """A number that differs from pod to pod and is the same everywhere for one pod."""
+    # A checksum is linear: those of two names differ by the same bits for every uid, so their order would be lopsided.
+    return zlib.crc32(uid.encode()) * 0x9E3779B1 & 0xFFFFFFFF

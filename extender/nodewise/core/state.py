@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import bisect
 import math
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import repeat
 from typing import Any
 
@@ -19,52 +17,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodewise.core import cost
+from nodewise.core import table as tb
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.kinds import TREATMENTS
 from nodewise.core.pods import NodeSpec
+from nodewise.core.table import Resident
 from nodewise.core.types import (
     UNKNOWN_S,
     Beliefs,
     ClusterView,
     CostRates,
-    Floats,
     NodeTable,
     PodRequest,
     Rows,
     SlaClass,
 )
 
-_OVERDUE = 0.25
-"""A resident that has outlived its believed run time is given this many standard deviations more. A guess:
-re-predicting exactly was measured to be worth less than half a per cent."""
 _OWNERS_KEPT = 1000
 """Owners without a resident are forgotten when more than about this many have gathered."""
-
-
-class Resident(IntEnum):
-    """Columns of `NodeTable.residents`."""
-
-    NODE = 0
-    BELIEF_ROW = 1
-    SCALE = 2
-    STARTED_S = 3
-    CPU_MILLI = 4
-    CPU_NONZERO_MILLI = 5
-    MEMORY_BYTES = 6
-    MEMORY_NONZERO_BYTES = 7
-    GPUS_MILLI = 8
-    SLA = 9
-    ENDS = 10
-
-
-_SUMMED = {
-    "cpu_requested_milli": Resident.CPU_MILLI,
-    "cpu_nonzero_milli": Resident.CPU_NONZERO_MILLI,
-    "memory_requested_bytes": Resident.MEMORY_BYTES,
-    "memory_nonzero_bytes": Resident.MEMORY_NONZERO_BYTES,
-    "gpus_requested_milli": Resident.GPUS_MILLI,
-}
-"""Columns of `NodeTable` that are sums of a column of its residents."""
 
 
 @dataclass(slots=True)
@@ -190,7 +160,7 @@ class ClusterState:
         fresh: list[tuple[int, str, tuple[float, ...], int]] = []
         others: list[tuple[PodRequest, str, float]] = []
         nodes = self._residents[:, Resident.NODE].astype(np.int64)
-        cpu = self._per_node(nodes, self._residents[:, Resident.CPU_MILLI])
+        cpu = tb.per_node(nodes, self._residents[:, Resident.CPU_MILLI], len(self._specs))
         for request, node, started_s in pods:
             row = self._row.get(node)
             if row is None or request.uid in self._placed:
@@ -371,104 +341,26 @@ class ClusterState:
         key = (request.workload, self._specs[self._row[node]].arch)
         self._arch_starts[key] = self._arch_starts.get(key, 0) + 1
 
-    def _statics(self) -> dict[str, Any]:
-        """Columns that change only with the nodes themselves."""
+    def _table(self, now_s: float, beliefs: Beliefs) -> NodeTable:
         if self._static is None:
-            specs = self._specs
-            archs = tuple(dict.fromkeys(s.arch for s in specs))
-            zones = {z: k for k, z in enumerate(dict.fromkeys(s.zone for s in specs))}
-            n = len(specs)
-            self._static = {
-                "name": tuple(s.name for s in specs),
-                "row": dict(self._row),
-                "node_class": np.array([self.estimator.column(s.node_class) for s in specs], np.int64),
-                "arch": np.array([archs.index(s.arch) for s in specs], np.int64),
-                "archs": archs,
-                "zone": np.array([zones[s.zone] for s in specs], np.int64),
-                "labels": tuple(s.labels for s in specs),
-                "soft_taints": tuple(
-                    tuple(t for t in s.taints if t.get("effect") == "PreferNoSchedule") for s in specs
-                ),
-                "cpu_allocatable_milli": np.array([s.cpu_allocatable_milli for s in specs]),
-                "memory_allocatable_bytes": np.array([s.memory_allocatable_bytes for s in specs]),
-                "gpus_allocatable_milli": np.array([s.gpus_allocatable_milli for s in specs]),
-                "price_usd_per_h": np.array([s.price_usd_per_h for s in specs]),
-                "idle_w": np.array([s.idle_w for s in specs]),
-                "peak_w": np.array([s.peak_w for s in specs]),
-                # No source of metrics is connected yet; the columns then fall back to requests.
-                "cpu_used_milli": np.full(n, np.nan),
-                "memory_used_bytes": np.full(n, np.nan),
-                "metrics_age_s": np.full(n, np.inf),
-            }
-        return self._static
-
-    def _per_node(self, nodes: Rows, weights: Floats) -> Floats:
-        return np.bincount(nodes, weights, minlength=len(self._specs)).astype(float, copy=False)
-
-    def _sums_of_residents(self) -> dict[str, Any]:
-        """Columns that change only with the set of residents."""
+            self._static = tb.statics(self._specs, self.estimator.column)
         if self._sums is None:
-            self._sums = self._all_sums()
+            self._sums = tb.sums(self._residents, self._static, self._delay_rate, fifo=self._fifo)
         elif self._stale:
             self._sums = {name: column.copy() for name, column in self._sums.items()}  # a view may hold the old ones
             for row in self._stale:
-                self._sum_row(self._sums, row)
+                here = self._residents[self._offsets[row] : self._offsets[row + 1]]
+                tb.sum_row(self._sums, row, here, self._static, self._delay_rate, fifo=self._fifo)
         self._stale.clear()
-        return self._sums | {"resident_offsets": self._offsets}
-
-    def _all_sums(self) -> dict[str, Floats]:
-        r = self._residents
-        nodes, sla = r[:, Resident.NODE].astype(np.int64), r[:, Resident.SLA]
-        sums = {name: self._per_node(nodes, r[:, column]) for name, column in _SUMMED.items()}
-        allocatable = np.array([s.cpu_allocatable_milli for s in self._specs])
-        cpu = sums["cpu_requested_milli"]
-        return sums | {
-            "pressure": np.zeros(len(cpu)) if self._fifo else cpu / np.maximum(allocatable, 1.0),
-            "resident_delay_cents_per_s": self._per_node(nodes, self._delay_rate[sla.astype(np.int64)]),
-            "pods_by_sla": np.stack([self._per_node(nodes, (sla == k).astype(float)) for k in SlaClass], axis=1),
-        }
-
-    def _sum_row(self, sums: dict[str, Floats], row: int) -> None:
-        """One row of `_all_sums`, to the last bit: added up in the same order."""
-        r = self._residents[self._offsets[row] : self._offsets[row + 1]]
-        if len(r) == 0:
-            for column in sums.values():
-                column[row] = 0.0
-            return
-        totals, sla = np.cumsum(r, axis=0)[-1].tolist(), r[:, Resident.SLA].astype(np.int64)
-        for name, index in _SUMMED.items():
-            sums[name][row] = totals[index]
-        if not self._fifo:
-            room = max(self._specs[row].cpu_allocatable_milli, 1.0)
-            sums["pressure"][row] = totals[Resident.CPU_MILLI] / room
-        sums["resident_delay_cents_per_s"][row] = np.cumsum(self._delay_rate[sla])[-1]
-        sums["pods_by_sla"][row] = np.bincount(sla, minlength=len(SlaClass))
-
-    def _table(self, now_s: float, beliefs: Beliefs) -> NodeTable:
-        statics, sums, r = self._statics(), self._sums_of_residents(), self._residents
-        nodes, sla = r[:, Resident.NODE].astype(np.int64), r[:, Resident.SLA].astype(np.int64)
-        scale, ends = r[:, Resident.SCALE], r[:, Resident.ENDS]
-        cell = r[:, Resident.BELIEF_ROW].astype(np.int64) * beliefs.run_mean.shape[1] + statics["node_class"][nodes]
-        elapsed_s = now_s - r[:, Resident.STARTED_S]
-        elapsed_s[np.isnan(elapsed_s)] = 0.0
-        left_s = np.maximum(
-            beliefs.run_mean.ravel()[cell] * scale - elapsed_s, _OVERDUE * beliefs.run_std.ravel()[cell] * scale
-        )
-        left_s = np.where(ends > 0, left_s, self.rates.service_horizon_s)
-        allocatable = np.maximum(statics["cpu_allocatable_milli"], 1.0)
-        work_s = self._per_node(nodes, left_s * ends * r[:, Resident.CPU_MILLI]) / allocatable
-        longest_s = np.zeros(len(self._specs))
-        np.maximum.at(longest_s, nodes, left_s)
-        delay_rate = np.maximum(sums["resident_delay_cents_per_s"], 1e-12)
-        exposure_s = self._per_node(nodes, left_s * self._delay_rate[sla]) / delay_rate
-        columns: dict[str, Any] = {**statics, **sums}
+        left_s = tb.left_s(self._residents, self._static, beliefs, now_s, self.rates.service_horizon_s)
+        columns: dict[str, Any] = {
+            **self._static, **self._sums,
+            **tb.times(self._residents, left_s, self._static, self._sums, self._delay_rate, fifo=self._fifo),
+        }  # fmt: skip
         return NodeTable(
             **columns,
-            work_remaining_s=work_s,
-            longest_remaining_s=longest_s,
-            resident_exposure_s=exposure_s,
-            start_wait_s=work_s if self._fifo else np.zeros(len(self._specs)),
-            residents=r,
+            residents=self._residents,
+            resident_offsets=self._offsets,
             resident_owner=self._owners,
         )
 
@@ -484,9 +376,3 @@ def _without(table: NDArray[Any], index: int) -> NDArray[Any]:
     made = np.empty((len(table) - 1, *table.shape[1:]), table.dtype, order="F")
     made[:index], made[index:] = table[:index], table[index + 1 :]
     return made
-
-
-def tie_break(uid: str) -> int:
-    """A number that differs from pod to pod and is the same everywhere for one pod."""
-    # A checksum is linear: those of two names differ by the same bits for every uid, so their order would be lopsided.
-    return zlib.crc32(uid.encode()) * 0x9E3779B1 & 0xFFFFFFFF

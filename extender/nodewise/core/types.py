@@ -116,7 +116,7 @@ class NodeTable:
     peak_w: Floats  # [N]
     pods_by_sla: Floats  # [N, 3]
     resident_offsets: Rows  # [N + 1] residents of row i are `residents[offsets[i]:offsets[i + 1]]`
-    residents: Floats  # [R, len(nodewise.core.state.Resident)]
+    residents: Floats  # [R, len(nodewise.core.table.Resident)]
     resident_owner: Rows  # [R] id of the owner, for `ClusterView.owner_id`
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nodewise.core.raw import F
-from nodewise.core.state import tie_break
+from nodewise.core.reply import tie_break
 from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.policies.rule import Rule
 
