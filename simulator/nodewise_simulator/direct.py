@@ -30,7 +30,6 @@ class Direct:
             self.state.put_node(node)
         self.took_s: list[float] = []
         self.last: Decision | None = None
-        self.fallbacks = 0
 
     def prioritize(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[tuple[str, int]]:
         """What the extender would reply."""
@@ -38,7 +37,6 @@ class Direct:
         view = self.state.view(pod.request, now_s)
         self.last = decide(pod.request, view, self.state.rows(names), self._policy, self._rule)
         self.state.sequence += 1
-        self.fallbacks += bool(self.last.fallback)
         self.took_s.append(time.perf_counter() - begin)
         return self.last.reply
 

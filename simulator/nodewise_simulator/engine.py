@@ -81,6 +81,7 @@ class Engine:
         self._counter = 0
         self._pending: list[tuple[int, float, int]] = []  # (-priority, created, index), sorted
         self._ended = 0
+        self._next_tick_s = 0.0
         self.outcomes = [Outcome(k, "", math.nan, math.nan, math.nan) for k in range(len(world.pods))]
         self.backlog: list[int] = []
         """Pods that waited for a node, at each arrival."""
@@ -132,7 +133,8 @@ class Engine:
         step = self._world.tick_s
         at_tick = now_s % step == 0.0
         following = (math.floor(now_s / step) + 1) * step
-        if not any(kind == _TICK for _, kind, *_ in self._events):
+        if following > self._next_tick_s:
+            self._next_tick_s = following
             self._push(following, _TICK, "", 0)
         return due or at_tick
 
@@ -200,7 +202,7 @@ class Engine:
             self._observer.finished(pod, running.started_s, now_s)
             self._ended += 1
             self._progress(self._ended)
-        while self._world.fifo and node.waiting and not node.running:
+        if self._world.fifo and node.waiting and not node.running:
             index = node.waiting.pop(0)
             self._observer.started(self._world.pods[index], now_s)
             self._start(index, name, now_s)

@@ -19,8 +19,15 @@ from nodewise.policies.kube import in_tree
 from nodewise_simulator.world import SimPod
 
 _MIN_FEASIBLE = 100
-_PREFERENCE_WEIGHT = 1600.0
-"""Weight of the plugins that carry what the user wrote, in our scheduler profile."""
+EXTENDER_WEIGHT = 150
+"""kube-scheduler adds Score x weight x 10 to a node, and in-tree scores total at most 1,400 points (7 plugins x
+weights 1 to 3 x 100, and DynamicResources): at 150 one point of an extender's score (1,500) outvotes all of them, so
+that the extender decides, in-tree scores break its ties, and an extender that is silent leaves the in-tree
+ranking."""
+
+PREFERENCE_WEIGHT = 16_000
+"""Weight, in our profile, of the plugins that score what somebody wrote: one point of theirs outvotes all ten of the
+extender's (15,000), so that what the user wrote in the pod wins over us."""
 
 
 class Extender(Protocol):
@@ -49,7 +56,7 @@ class KubeScheduler:
         view: Callable[[PodRequest, float], ClusterView],
         rng: np.random.Generator,
         *,
-        weight: int = 150,
+        weight: int = EXTENDER_WEIGHT,
         percentage: int = 0,
         fits_always: bool = False,
     ) -> None:
@@ -146,10 +153,12 @@ class KubeScheduler:
         plain = not self._soft and not pod.request.preferred_node_terms
         if len(top) == 1 and plain:
             return int(top[0])  # one extender point outvotes what is left: no need to compute it
-        total = total + self._in_tree(pod.request, rows, now_s)
+        total = total + self._in_tree(pod, rows, now_s)
         return int(self._rng.choice(rows[total == total.max()]))
 
-    def _in_tree(self, pod: PodRequest, rows: Rows, now_s: float) -> Floats:
+    def _in_tree(self, sim: SimPod, rows: Rows, now_s: float) -> Floats:
+        """Sum of the in-tree scores [M]; inter-pod affinity and topology spread are not simulated."""
+        pod = sim.request
         scores = in_tree(pod, self._view(pod, now_s), rows)
         soft = np.array(
             [
@@ -159,14 +168,16 @@ class KubeScheduler:
             float,
         )
         if soft.any():
-            scores = scores + _PREFERENCE_WEIGHT * (100.0 - np.floor(100.0 * soft / soft.max()))
+            scores = scores + PREFERENCE_WEIGHT * (100.0 - np.floor(100.0 * soft / soft.max()))
         if pod.preferred_node_terms:
+            affinity = sim.manifest["spec"]["affinity"]["nodeAffinity"]
+            terms = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
             matched = np.array(
                 [
-                    sum(matches_term(n.labels, n.name, term) for term in pod.preferred_node_terms)
+                    sum(t["weight"] * matches_term(n.labels, n.name, t["preference"]) for t in terms)
                     for n in (self.nodes[k] for k in rows)
                 ],
                 float,
             )
-            scores = scores + _PREFERENCE_WEIGHT * np.floor(100.0 * matched / max(matched.max(), 1.0))
+            scores = scores + PREFERENCE_WEIGHT * np.floor(100.0 * matched / max(matched.max(), 1.0))
         return np.asarray(scores)

@@ -49,14 +49,20 @@ class ExtenderProcess:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(self._argv, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _wait(self) -> None:
         deadline_s = time.monotonic() + _READY_S
         while self.get("/readyz") is None:
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 tail = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                self.__exit__(None, None, None)
                 raise UserError(f"the extender did not become ready: {tail[0]}")
             time.sleep(0.05)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -292,7 +292,7 @@ def lateness(node: Node, pod: Pod, pair: Pair) -> F:
 
 @column("pair", unit="log(1+runs)", low=0, high=12)
 def log_observations(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001
-    """How many runs of this workload on this node class were seen."""
+    """How many runs of this workload on this node class were seen, old ones counting less."""
     return np.log1p(pair.observations)
 
 

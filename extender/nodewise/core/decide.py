@@ -38,7 +38,10 @@ def decide(pod: PodRequest, view: ClusterView, rows: Rows, policy: Policy, rule:
             scores, failed = own, Fallback.NONE
     if failed is not Fallback.NONE:
         return _neutral(pod, policy, f"rule-failed:{failed}")
-    return _decision(pod, view, allowed, scores, policy if fallback is Fallback.NONE else rule, fallback)
+    try:
+        return _decision(pod, view, allowed, scores, policy if fallback is Fallback.NONE else rule, fallback)
+    except Exception:  # noqa: BLE001  a preference that cannot be read must not cost the pod its record
+        return _neutral(pod, policy, "reply-failed")
 
 
 def _decision(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from nodewise.core.kinds import TREATMENTS
 from nodewise.core.types import Beliefs, Floats, PodRequest
 
 _RANK = 2
@@ -70,7 +71,12 @@ class RunTimeEstimator:
 
     def row(self, pod: PodRequest) -> int:
         """The table row of a pod's workload, made if it is new; workloads with and without a described time differ."""
-        key = (pod.workload, not math.isnan(pod.expected_run_s))
+        if not TREATMENTS[pod.kind].ends:
+            return self._row_of("", False)  # no run time exists: all share the row of the unknown
+        return self._row_of(pod.workload, not math.isnan(pod.expected_run_s))
+
+    def _row_of(self, workload: str, described: bool) -> int:
+        key = (workload, described)
         found = self._workloads.get(key)
         if found is None and len(self._workloads) >= self.settings.most_workloads:
             key = ("", key[1])
@@ -189,7 +195,7 @@ class RunTimeEstimator:
             self._row_var[:, None] + self._col_var[None, :] + s.cell_spread**2 + s.affinity_spread**2 / (1.0 + evidence)
         )
         noise_var = (s.noise_weight * s.noise**2 + self._sum_sq.sum(axis=1, keepdims=True)) / (
-            s.noise_weight + np.maximum(self._count.sum(axis=1, keepdims=True) - 1.0, 0.0)
+            s.noise_weight + np.maximum(self._count - 1.0, 0.0).sum(axis=1, keepdims=True)
         )  # [W, 1] of a single run
         with np.errstate(divide="ignore", invalid="ignore"):
             own = np.where(self._count > 0, self._sum / self._count, 0.0)

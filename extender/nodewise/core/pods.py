@@ -20,7 +20,8 @@ from nodewise.core.units import epoch_s, milli, whole
 
 Json = Mapping[str, Any]
 
-_CRON_STAMP = re.compile(r"-\d{8,10}$")
+_RUN = re.compile(r"-(?:\d{8,10}|[bcdfghjklmnpqrstvwxz2456789]{5})$")
+"""What CronJobs, and generateName (its alphabet has no vowels), append to the name of a run."""
 _HASH = re.compile(r"-[a-z0-9]{5,10}$")
 _TAG = re.compile(r"(?::[^/:@]+)?(?:@.*)?$")
 
@@ -93,7 +94,7 @@ def default_workload(meta: Json, spec: Json) -> str:
     if owner.get("kind") == "ReplicaSet":
         base = _HASH.sub("", base)
     elif owner.get("kind") == "Job":
-        base = _CRON_STAMP.sub("", base)
+        base = _RUN.sub("", base)
     images = sorted({_TAG.sub("", str(c.get("image") or "")) for c in spec.get("containers") or ()})
     return f"{meta.get('namespace') or 'default'}/{base}:{','.join(images)}"
 
@@ -111,6 +112,8 @@ class PodState:
     succeeded: bool
     done: bool
     """Phase Succeeded or Failed: it holds no room any more."""
+    ready: bool
+    """All its containers are ready: what it runs works on this node."""
 
 
 def pod_state(pod: Json) -> PodState:
@@ -131,6 +134,7 @@ def pod_state(pod: Json) -> PodState:
         finished_s=max(finished, default=UNKNOWN_S) if not any(map(math.isnan, finished)) else UNKNOWN_S,
         succeeded=phase == "Succeeded",
         done=phase in ("Succeeded", "Failed"),
+        ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ()),
     )
 
 

@@ -73,7 +73,7 @@ class Pair(NamedTuple):
     run_mean_s: Any
     run_std_s: Any
     best_run_mean_s: Any
-    """The least `run_mean_s` over all classes of the cluster."""
+    """The least `run_mean_s` over all nodes of the cluster."""
     observations: Any
     same_owner_pods: Any
     shadow_price_cents: Any
@@ -125,7 +125,7 @@ def raw(pod: PodRequest, view: ClusterView, rows: Rows) -> Raw:
     pair = Pair(
         run_mean_s=mean,
         run_std_s=std_of_class[classes],
-        best_run_mean_s=np.full(len(rows), mean_of_class.min() if mean_of_class.size else 0.0),
+        best_run_mean_s=np.full(len(rows), mean_of_class[t.node_class].min()),
         observations=view.beliefs.observations[view.belief_row][classes],
         same_owner_pods=_same_owner(view, rows),
         shadow_price_cents=view.shadow_price_cents[rows],

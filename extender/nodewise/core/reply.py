@@ -2,7 +2,8 @@
 
 kube-scheduler adds score × weight × 10 to the in-tree scores (`pkg/scheduler/schedule_one.go`, prioritizeNodes); nodes
 that are absent get 0. With weight 150 one point outvotes every in-tree plugin of our profile but for the four that
-carry what a user wrote into the pod (node affinity, inter-pod affinity, taints, spread); those outvote all ten points.
+carry what a user wrote into the pod (node affinity, inter-pod affinity, taints, spread): one point of theirs, at
+weight 16,000, outvotes all ten of ours, 15,000.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from nodewise.core.types import (
 
 _OWNERS_KEPT = 1000
 """Owners without a resident are forgotten when more than about this many have gathered."""
+_ARCHS_KEPT = 20_000
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class _Placed:
     """Factor by which the co-residents at its arrival are believed to stretch its run."""
     expires_s: float
     """For an assumed pod: when we stop believing in it; inf once its binding was seen."""
+    ran: bool = False
+    """Whether it was seen to work."""
 
 
 class ClusterState:
@@ -149,8 +152,6 @@ class ClusterState:
         self._residents = _inserted(self._residents, index, self._values(request, row, started_s))
         self._owners = _inserted(self._owners, index, self._owner_id(request))
         self._resized(row, 1)
-        if not math.isnan(started_s):
-            self._count_arch(request, node)
 
     def place_all(self, pods: Iterable[tuple[PodRequest, str, float]]) -> None:
         """`place` each (request, node, started_s), with one copy of the residents instead of one for every pod.
@@ -172,8 +173,6 @@ class ClusterState:
             slowdown = 1.0 if self._fifo else 1.0 + self.rates.contention * float(pressure)
             fresh.append((row, request.uid, self._values(request, row, started_s), self._owner_id(request)))
             self._placed[request.uid] = _Placed(request, node, slowdown, math.inf)
-            if not math.isnan(started_s):
-                self._count_arch(request, node)
         if fresh:
             old = [(row, uid) for row, uids in enumerate(self._uids) for uid in uids]
             keys = [*old, *((row, uid) for row, uid, _, _ in fresh)]
@@ -195,7 +194,20 @@ class ClusterState:
             return
         self._residents = self._residents.copy(order="F")
         self._residents[index, Resident.STARTED_S] = started_s
-        self._count_arch(self._placed[uid].request, self._placed[uid].node)
+
+    def ran(self, uid: str) -> None:
+        """A resident was seen ready or succeeded: its image works on the architecture of its node.
+
+        That it started says nothing: an image of another architecture starts, and fails.
+        """
+        placed = self._placed.get(uid)
+        if placed is not None and not placed.ran:
+            placed.ran = True
+            key = (placed.request.workload, self._specs[self._row[placed.node]].arch)
+            # The oldest go first where a cluster makes up ever new workloads.
+            if key not in self._arch_starts and len(self._arch_starts) >= _ARCHS_KEPT:
+                del self._arch_starts[next(iter(self._arch_starts))]
+            self._arch_starts[key] = self._arch_starts.get(key, 0) + 1
 
     def remove(self, uid: str) -> bool:
         """A pod is gone, whatever became of it; False if it was not known."""
@@ -218,6 +230,8 @@ class ClusterState:
 
     def finish(self, uid: str, started_s: float, finished_s: float, *, succeeded: bool) -> None:
         """A pod ended: learn from its run time if it succeeded and its kind teaches, and free its room."""
+        if succeeded:
+            self.ran(uid)
         placed = self._placed.get(uid)
         if placed is not None and succeeded and TREATMENTS[placed.request.kind].teaches_speed:
             told = placed.request.expected_run_s
@@ -336,10 +350,6 @@ class ClusterState:
         allocatable = self._specs[row].cpu_allocatable_milli
         on_node = slice(self._offsets[row], self._offsets[row + 1])
         return float(self._residents[on_node, Resident.CPU_MILLI].sum() / allocatable) if allocatable > 0 else 0.0
-
-    def _count_arch(self, request: PodRequest, node: str) -> None:
-        key = (request.workload, self._specs[self._row[node]].arch)
-        self._arch_starts[key] = self._arch_starts.get(key, 0) + 1
 
     def _table(self, now_s: float, beliefs: Beliefs) -> NodeTable:
         if self._static is None:

@@ -47,7 +47,6 @@ _SUMMED = {
 def statics(specs: Sequence[NodeSpec], column: Callable[[str], int]) -> Columns:
     """Columns that change only with the nodes themselves; `column` gives a node class's column of `Beliefs`."""
     archs = tuple(dict.fromkeys(s.arch for s in specs))
-    zones = {z: k for k, z in enumerate(dict.fromkeys(s.zone for s in specs))}
     n = len(specs)
     return {
         "name": tuple(s.name for s in specs),
@@ -55,7 +54,6 @@ def statics(specs: Sequence[NodeSpec], column: Callable[[str], int]) -> Columns:
         "node_class": np.array([column(s.node_class) for s in specs], np.int64),
         "arch": np.array([archs.index(s.arch) for s in specs], np.int64),
         "archs": archs,
-        "zone": np.array([zones[s.zone] for s in specs], np.int64),
         "labels": tuple(s.labels for s in specs),
         "soft_taints": tuple(tuple(t for t in s.taints if t.get("effect") == "PreferNoSchedule") for s in specs),
         "cpu_allocatable_milli": np.array([s.cpu_allocatable_milli for s in specs]),

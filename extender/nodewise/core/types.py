@@ -91,7 +91,6 @@ class NodeTable:
     node_class: Rows  # [N] column of `Beliefs`
     arch: Rows  # [N] index into `archs`
     archs: tuple[str, ...]
-    zone: Rows  # [N] equal numbers, equal zone
     labels: tuple[Mapping[str, str], ...]  # [N]
     soft_taints: tuple[tuple[Mapping[str, Any], ...], ...]  # [N] taints of effect PreferNoSchedule
     cpu_allocatable_milli: Floats  # [N]
@@ -162,7 +161,7 @@ class ClusterView:
     """Row of `beliefs` for the pod that is being placed."""
     owner_id: int
     """Id of the pod's owner in `nodes.resident_owner`; -1 if it has none."""
-    arch_starts: Floats  # [len(nodes.archs)] pods of this workload that have started there
+    arch_starts: Floats  # [len(nodes.archs)] pods of this workload that were seen to work there
     shadow_price_cents: Floats  # [N] price of the room itself; zeros until a solver passes it in
     queued_by_sla: Floats  # [3] pods that wait for a node
     sequence: int

@@ -134,6 +134,9 @@ class Cache:
                 self._begin(pod)
                 new.append(pod)
         self.state.place_all((pod.state.request, pod.state.node, pod.state.started_s) for pod in new)
+        for pod in new:
+            if pod.state.ready:
+                self.state.ran(pod.state.request.uid)
         self._listed = True
 
     def pod_event(self, kind: str, pod: SeenPod) -> None:
@@ -182,6 +185,8 @@ class Cache:
             self.state.remove(request.uid)
         self._begin(pod)
         self.state.place(request, pod.state.node, pod.state.started_s)
+        if pod.state.ready:
+            self.state.ran(request.uid)
 
     def _begin(self, pod: SeenPod) -> None:
         request = pod.state.request

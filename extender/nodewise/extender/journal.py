@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from pathlib import Path
@@ -13,6 +14,8 @@ from nodewise.core.errors import UserError
 from nodewise.extender.records import Record
 
 VERSION = 1
+
+log = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -58,8 +61,9 @@ class Journal:
                 try:
                     self._file.write(_encode(line(record)) + b"\n")
                     self.written += 1
-                except OSError:
+                except Exception:  # the next one may be writable, and a dead writer would be silent
                     self.dropped += 1
+                    log.exception("a decision was not journaled")
 
 
 def line(record: Record) -> dict[str, Any]:

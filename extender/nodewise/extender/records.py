@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from nodewise.core.types import ClusterView, Decision, PodRequest
+from nodewise.core.types import Beliefs, ClusterView, Decision, PodRequest
 
 _VIEW_BYTES_PER_NODE = 200  # some 25 columns of float64; those that only nodes change are shared
 
@@ -32,7 +32,8 @@ class Records:
     def __init__(self, most: int = 2000, view_bytes: int = 64 << 20) -> None:
         self._most, self._view_bytes = most, view_bytes
         self._ring: deque[Record] = deque()
-        self._views: deque[Record] = deque()
+        self._views: deque[tuple[Record, int]] = deque()  # with the bytes that each holds alone
+        self._beliefs: Beliefs | None = None
         self._held_bytes = 0
         self._by_uid: dict[str, Record] = {}
         self._by_name: dict[tuple[str, str], Record] = {}
@@ -44,10 +45,11 @@ class Records:
         self._by_uid[pod.uid] = record
         self._by_name[pod.namespace, pod.name] = record
         if record.view is not None:
-            self._views.append(record)
-            self._held_bytes += _size(record.view)
+            size = self._size(record.view)
+            self._views.append((record, size))
+            self._held_bytes += size
         while self._held_bytes > self._view_bytes:
-            self._drop_view(self._views.popleft())
+            self._drop_oldest_view()
         if len(self._ring) > self._most:
             self._forget(self._ring.popleft())
 
@@ -71,15 +73,18 @@ class Records:
             del self._by_uid[pod.uid]
         if self._by_name.get((pod.namespace, pod.name)) is record:
             del self._by_name[pod.namespace, pod.name]
-        if self._views and self._views[0] is record:
-            self._drop_view(self._views.popleft())
+        if self._views and self._views[0][0] is record:
+            self._drop_oldest_view()
 
-    def _drop_view(self, record: Record) -> None:
-        if record.view is not None:
-            self._held_bytes -= _size(record.view)
-            record.view = None
+    def _drop_oldest_view(self) -> None:
+        record, size = self._views.popleft()
+        self._held_bytes -= size
+        record.view = None
 
-
-def _size(view: ClusterView) -> int:
-    nodes = view.nodes
-    return nodes.residents.nbytes + nodes.resident_owner.nbytes + _VIEW_BYTES_PER_NODE * len(nodes.name)
+    def _size(self, view: ClusterView) -> int:
+        """Bytes that this view does not share with the one before it: new beliefs come with every finished pod."""
+        nodes, beliefs = view.nodes, view.beliefs
+        shared = beliefs is self._beliefs
+        self._beliefs = beliefs
+        learned = 0 if shared else beliefs.run_mean.nbytes + beliefs.run_std.nbytes + beliefs.observations.nbytes
+        return learned + nodes.residents.nbytes + nodes.resident_owner.nbytes + _VIEW_BYTES_PER_NODE * len(nodes.name)

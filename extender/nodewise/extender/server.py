@@ -63,6 +63,15 @@ class Running:
     pods: Informer[SeenPod]
     port: int
     admin_port: int
+    tasks: tuple[asyncio.Task[None], ...]
+    """What must run for ever: none of them ends before the extender does."""
+
+    def check(self) -> None:
+        """Raise what ended a task; a process that only looks alive would never be replaced."""
+        for task in self.tasks:
+            if task.done():
+                task.result()
+                raise RuntimeError("a part of the extender ended by itself")
 
     def synced(self) -> bool:
         """Both lists were read once."""
@@ -102,7 +111,7 @@ async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
         try:
             port, admin_port = (sock.getsockname()[1] for sock in sockets)
             log.info("%s decides on port %d; probes and metrics on port %d", policy.digest, port, admin_port)
-            yield Running(service, nodes, pods, port, admin_port)
+            yield Running(service, nodes, pods, port, admin_port, tuple(tasks))
         finally:
             for server in servers:
                 server.should_exit = True
@@ -120,6 +129,7 @@ async def serve(settings: ExtenderSettings, heartbeat_fd: int | None = None) -> 
     frozen = False
     async with running(settings) as extender:
         while not stop.is_set():
+            extender.check()
             synced = extender.synced()
             if heartbeat_fd is not None:
                 with contextlib.suppress(BlockingIOError):  # the guard itself is stopped; it must not stop us
@@ -187,9 +197,10 @@ async def _watch(nodes: Informer[SeenNode], pods: Informer[SeenPod]) -> None:
 
 async def _keep(service: Service) -> None:
     """Expire assumptions also while nobody asks; a replay brings its own time with each request."""
-    while not service.settings.replay:
+    while True:
         await asyncio.sleep(1.0)
-        service.cache.expire(time.time())
+        if not service.settings.replay:
+            service.cache.expire(time.time())
 
 
 def _unready(informers: tuple[Informer[SeenNode], Informer[SeenPod]], stale_after_s: float) -> str:
@@ -207,7 +218,11 @@ def _watch_gauges(service: Service, informer: Informer[SeenNode] | Informer[Seen
     )
     gauge(f"{name}_relists", f"Lists of {name} after the first", lambda: informer.relists)
     gauge(f"{name}_reconnects", f"Watches of {name} resumed", lambda: informer.reconnects)
-    gauge(f"{name}_errors", f"Errors of the watch of {name}", lambda: sum(informer.errors.values()))
+    gauge(
+        f"{name}_errors",
+        f"Errors of the watch of {name}; a silent one in a quiet cluster is none",
+        lambda: sum(n for what, n in informer.errors.items() if what != "stall"),
+    )
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from nodewise import policies
 class ExtenderSettings(BaseSettings):
     """Settings of one extender process; the description of each is its `--help`."""
 
-    model_config = SettingsConfigDict(env_prefix="NODEWISE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="NODEWISE_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     host: str = Field("127.0.0.1", description="Address to listen on; beside the scheduler, loopback is enough.")
     port: int = Field(8888, ge=0, le=65535, description="Port that kube-scheduler calls; 0 takes a free one.")
@@ -28,7 +28,9 @@ class ExtenderSettings(BaseSettings):
         "nodewise", description="Pods of this schedulerName are ours; others get no opinion. Empty: every pod is ours."
     )
     deadline_ms: float = Field(
-        100.0, gt=0, description="Time a policy has; then the rule decides. Keep it well below kube-scheduler's own."
+        100.0,
+        gt=0,
+        description="Time a policy has; then the rule decides. Keep it well below kube-scheduler's own.",
     )
     stale_after_s: float = Field(
         120.0,
@@ -36,7 +38,9 @@ class ExtenderSettings(BaseSettings):
         description="No opinion is given when nothing was heard from the API server for so long (it speaks each 60 s).",
     )
     assumed_ttl_s: float = Field(
-        30.0, gt=0, description="How long a node is charged for a pod that was sent there and is not seen bound."
+        30.0,
+        gt=0,
+        description="How long a node is charged for a pod that was sent there and is not seen bound.",
     )
     max_body_bytes: int = Field(
         4 << 20, gt=0, description="Longer requests get no opinion; whole nodes (nodeCacheCapable: false) are long."
@@ -51,5 +55,7 @@ class ExtenderSettings(BaseSettings):
     heartbeat_s: float = Field(0.1, gt=0, description="Time between the server's signs of life to the guard.")
     silence_s: float = Field(0.7, gt=0, description="The guard kills a server that is silent for longer than this.")
     startup_silence_s: float = Field(
-        30.0, gt=0, description="The same until the first lists are read: imports and large lists take their time."
+        30.0,
+        gt=0,
+        description="The same until the first lists are read: imports and large lists take their time.",
     )

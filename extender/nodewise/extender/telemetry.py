@@ -26,7 +26,7 @@ class Telemetry:
         self.decisions = counter("decisions", "Decisions on pods of ours, by what scored", "policy")
         self.fallbacks = counter("fallbacks", "Decisions that the rule took because the policy failed", "reason")
         self.neutral = counter("neutral", "Decisions without an opinion", "reason")
-        self.ignored_hints = counter("ignored_annotations", "Annotations of pods that were malformed", "reason")
+        self.ignored_hints = counter("ignored_annotations", "Malformed annotations, at every request", "reason")
         self.unknown_nodes = counter("unknown_nodes", "Candidates that our cache does not know")
         self.assumed = counter("assumed", "Nodes charged for a pod before its binding was seen")
         self.bound = counter("bound", "Pods of ours that were bound, by how that compares with our winner", "as")

@@ -3,17 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from nodewise_simulator.scheduler import EXTENDER_WEIGHT, PREFERENCE_WEIGHT
+
 Json = dict[str, Any]
-
-EXTENDER_WEIGHT = 150
-"""kube-scheduler adds Score x weight x 10 to a node, and in-tree scores total at most 1,400 points (7 plugins x
-weights 1 to 3 x 100, and DynamicResources): at 150 one step of an extender's score (1,500) outvotes all of them, so
-that the extender decides, in-tree scores break its ties, and an extender that is silent leaves the in-tree
-ranking."""
-
-PREFERENCE_WEIGHT = 1600
-"""One point of a plugin at this weight outvotes the extender's step (1,500): what the user wrote in the pod wins over
-us."""
 
 PREFERENCE_PLUGINS = ("NodeAffinity", "InterPodAffinity", "TaintToleration", "PodTopologySpread")
 """The plugins that score what somebody wrote: preferred affinities, PreferNoSchedule taints, ScheduleAnyway spread."""
