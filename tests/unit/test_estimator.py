@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nodewise.core.estimator import EstimatorSettings, RunTimeEstimator
-from nodewise.core.types import Floats, PodRequest
+from nodewise.core.types import Floats, Kind, PodRequest
 
 PodOf = Callable[..., PodRequest]
 
@@ -237,3 +237,19 @@ def test_beyond_the_most_workloads_newcomers_share_a_row(pod_of: PodOf) -> None:
     assert rows == [0, 1, 2, 2, 2]
     assert estimator.row(pod_of(workload="w9", expected_run_s=1.0)) == 3
     assert estimator.row(pod_of(workload="w1")) == 1
+
+
+def test_single_runs_of_different_cells_say_nothing_of_the_scatter_of_runs(pod_of: PodOf) -> None:
+    estimator = RunTimeEstimator()
+    row = estimator.row(pod_of(workload="w"))
+    for c, run_s in enumerate((10.0, 60.0, 360.0)):
+        estimator.observe(row, estimator.column(f"c{c}"), run_s)
+    told = estimator.beliefs()
+    # The scatter of one run stays at its prior (0.4 in log units), whatever the classes do.
+    assert (told.run_std[row] / told.run_mean[row] >= math.sqrt(math.expm1(0.4**2)) - 1e-9).all()
+
+
+def test_services_have_no_run_time_and_take_no_row_of_their_own(pod_of: PodOf) -> None:
+    estimator = RunTimeEstimator()
+    rows = {estimator.row(pod_of(workload=f"web-{k}", kind=Kind.SERVICE)) for k in range(3)}
+    assert len(rows) == 1

@@ -98,7 +98,9 @@ def test_an_image_goes_only_where_its_architecture_has_run(state: ClusterState, 
     assert decided(state, pod_of(**silent)).neutral == "architecture-unknown"
     state.place(pod_of("bound", **silent), "arm")  # bound, but not yet started: says nothing
     assert decided(state, pod_of(**silent)).neutral == "architecture-unknown"
-    state.started("bound", 5.0)
+    state.started("bound", 5.0)  # an image of another architecture starts too, and fails
+    assert decided(state, pod_of(**silent)).neutral == "architecture-unknown"
+    state.ran("bound")
     said = decided(state, pod_of(**silent))
     assert said.reply == (("arm", 10),)
     np.testing.assert_array_equal(said.candidates, state.rows(["arm"]))

@@ -148,3 +148,15 @@ def test_a_node_is_read() -> None:
 def test_what_a_node_leaves_out_has_a_default() -> None:
     node = node_spec({"metadata": {"name": "n"}, "status": {"nodeInfo": {"architecture": "amd64"}}})
     assert (node.arch, node.zone, node.pods_allocatable, node.cpu_allocatable_milli) == ("amd64", "", 110.0, 0.0)
+
+
+@pytest.mark.parametrize("run", ["etl-28394820", "etl-x7k2p", "etl-9qz4w", "etl"])
+def test_the_runs_of_one_job_are_one_workload(run: str) -> None:
+    meta = {"namespace": "n", "ownerReferences": [{"kind": "Job", "name": run, "controller": True}]}
+    assert default_workload(meta, {"containers": [{"image": "etl:3"}]}) == "n/etl:etl"
+
+
+def test_a_pod_is_ready_only_if_its_kubelet_says_so() -> None:
+    crashed = {"containerStatuses": [{"state": {"terminated": {"startedAt": "1970-01-01T00:00:01Z"}}}]}
+    assert not pod_state(manifest(status=crashed)).ready
+    assert pod_state(manifest(status={"conditions": [{"type": "Ready", "status": "True"}]})).ready

@@ -125,7 +125,7 @@ def raw(pod: PodRequest, view: ClusterView, rows: Rows) -> Raw:
     pair = Pair(
         run_mean_s=mean,
         run_std_s=std_of_class[classes],
-        best_run_mean_s=np.full(len(rows), mean_of_class[t.node_class].min()),
+        best_run_mean_s=np.full(len(rows), mean_of_class[t.node_class].min(initial=np.inf)),
         observations=view.beliefs.observations[view.belief_row][classes],
         same_owner_pods=_same_owner(view, rows),
         shadow_price_cents=view.shadow_price_cents[rows],
