@@ -10,6 +10,7 @@ import numpy as np
 
 from nodewise.core.pods import NodeSpec, node_spec, pod_request
 from nodewise.core.types import Floats, PodRequest
+from nodewise.core.units import stamp
 
 Json = dict[str, Any]
 
@@ -63,6 +64,30 @@ class World:
 def sim_pod(manifest: Json, true_run_s: Floats, sensitivity: float = 0.0) -> SimPod:
     """A pod from its manifest, read as the extender would read it."""
     return SimPod(manifest, pod_request(manifest)[0], np.maximum(true_run_s, QUANTUM_S), sensitivity)
+
+
+def pod_manifest(name: str, created_s: float, annotations: Mapping[str, str], requests: Json, **spec: Any) -> Json:
+    """A v1.Pod of one container that runs once, as a user of scheduler `nodewise` creates it."""
+    resources = {"requests": requests, "limits": {k: v for k, v in requests.items() if "gpu" in k}}
+    image = annotations.get("nodewise.dev/workload", name)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "uid": f"{name}-uid",
+            "creationTimestamp": stamp(created_s),
+            "annotations": dict(annotations),
+        },
+        "spec": {
+            "schedulerName": "nodewise",
+            "restartPolicy": "Never",
+            "containers": [{"name": "main", "image": f"registry.example/{image}:v1", "resources": resources}],
+            **spec,
+        },
+        "status": {"phase": "Pending"},
+    }
 
 
 def node_manifest(

@@ -15,8 +15,7 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats, SlaClass
-from nodewise.core.units import stamp
-from nodewise_simulator.world import SimPod, World, node_manifest, quantised, sim_pod, world
+from nodewise_simulator.world import SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
 
 _GIB = 2.0**30
 
@@ -172,35 +171,10 @@ def _pod(
     if workload_index in _GPU_WORKLOADS:
         archs, requests["nvidia.com/gpu"] = ["amd64"], "1"
     name = f"{workload.name}-{index:05d}"
-    spec: dict[str, Any] = {
-        "schedulerName": "nodewise",
-        "restartPolicy": "Never",
-        "priority": _PRIORITY[sla],
-        "affinity": _runs_on(archs),
-        "containers": [
-            {
-                "name": "main",
-                "image": f"registry.example/{workload.name}:v1",
-                "resources": {"requests": requests, "limits": {k: v for k, v in requests.items() if "gpu" in k}},
-            }
-        ],
-    }
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": "default",
-            "uid": f"{name}-uid",
-            "creationTimestamp": stamp(now_s),
-            "annotations": annotations,
-            "ownerReferences": [
-                {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
-            ],
-        },
-        "spec": spec,
-        "status": {"phase": "Pending"},
-    }
+    spec = {"priority": _PRIORITY[sla], "affinity": _runs_on(archs)}
+    manifest = pod_manifest(name, now_s, annotations, requests, **spec)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
+    manifest["metadata"]["ownerReferences"] = [owner]
     return sim_pod(manifest, true_s, workload.sensitivity)
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nodewise.core.errors import UserError
-from nodewise.core.units import stamp
-from nodewise_simulator.world import SimPod, World, node_manifest, quantised, sim_pod, world
+from nodewise_simulator.world import SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
 
 _SPEEDS = (1.8, 2.4, 3.1, 3.3)
 _SIZE = (2.3, 17.1)
@@ -34,27 +33,11 @@ def s0q(seed: int, rho: float = 0.8, pods: int = 18000, warm: int = 2000) -> Wor
 
 def _task(index: int, now_s: float, size: float, deadline_s: float) -> SimPod:
     name = f"task-{index:05d}"
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": "default",
-            "uid": f"{name}-uid",
-            "creationTimestamp": stamp(now_s),
-            "annotations": {
-                "nodewise.dev/sla-class": "production",
-                "nodewise.dev/workload": "task",
-                "nodewise.dev/deadline-seconds": repr(deadline_s),
-                "nodewise.dev/expected-seconds": repr(size),
-            },
-        },
-        "spec": {
-            "schedulerName": "nodewise",
-            "restartPolicy": "Never",
-            "nodeSelector": {"kubernetes.io/arch": "amd64"},
-            "containers": [{"name": "main", "image": "task", "resources": {"requests": {"cpu": "1"}}}],
-        },
-        "status": {"phase": "Pending"},
+    annotations = {
+        "nodewise.dev/sla-class": "production",
+        "nodewise.dev/workload": "task",
+        "nodewise.dev/deadline-seconds": repr(deadline_s),
+        "nodewise.dev/expected-seconds": repr(size),
     }
+    manifest = pod_manifest(name, now_s, annotations, {"cpu": "1"}, nodeSelector={"kubernetes.io/arch": "amd64"})
     return sim_pod(manifest, size / np.array(_SPEEDS))

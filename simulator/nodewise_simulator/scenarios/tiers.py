@@ -10,8 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nodewise.core.errors import UserError
-from nodewise.core.units import stamp
-from nodewise_simulator.world import Json, SimPod, World, node_manifest, quantised, sim_pod, world
+from nodewise_simulator.world import Json, SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
 
 _GIB = 2.0**30
 # count, cores, GB, idle W, dynamic W
@@ -57,27 +56,11 @@ def _task(index: int, now_s: float, run_s: float, cores: float, memory_gb: float
     sla, _, slack = _CLASSES[kind]
     name = f"task-{index:05d}"
     requests = {"cpu": f"{cores * 1000:.0f}m", "memory": f"{memory_gb * _GIB:.0f}"}
-    manifest = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": "default",
-            "uid": f"{name}-uid",
-            "creationTimestamp": stamp(now_s),
-            "annotations": {
-                "nodewise.dev/sla-class": sla,
-                "nodewise.dev/workload": "task",
-                "nodewise.dev/deadline-seconds": repr(run_s * slack),
-                "nodewise.dev/expected-seconds": repr(run_s),
-            },
-        },
-        "spec": {
-            "schedulerName": "nodewise",
-            "restartPolicy": "Never",
-            "nodeSelector": {"kubernetes.io/arch": "amd64"},
-            "containers": [{"name": "main", "image": "task", "resources": {"requests": requests}}],
-        },
-        "status": {"phase": "Pending"},
+    annotations = {
+        "nodewise.dev/sla-class": sla,
+        "nodewise.dev/workload": "task",
+        "nodewise.dev/deadline-seconds": repr(run_s * slack),
+        "nodewise.dev/expected-seconds": repr(run_s),
     }
+    manifest = pod_manifest(name, now_s, annotations, requests, nodeSelector={"kubernetes.io/arch": "amd64"})
     return sim_pod(manifest, np.full(len(_TIERS), run_s))
