@@ -21,16 +21,14 @@ from nodewise.policies import DEFAULT
 from nodewise_simulator import scenarios
 from nodewise_simulator.compare import Row, rows_of
 from nodewise_simulator.controlplane import ControlPlane, Kubelet, scheduler_config
+from nodewise_simulator.demo import POLICIES, Progress
 from nodewise_simulator.engine import Outcome
 from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.scenarios.hetero import PRIORITY_CLASSES
 from nodewise_simulator.served import ExtenderProcess
 from nodewise_simulator.world import Json, SimPod, World
 
-COMPARED = ("kube-default", "least-work-remaining", "earliest-finish-time", "economic")
-_PRIORITIES = {"production": 1000, "batch": 0, "best-effort": -10}
 _PATIENCE_S = 60.0
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +47,12 @@ def cluster_demo(
     """
     made = scenarios.make(f"hetero@pods={pods},warm={warm},pace={pace}", seed)
     results, explained = [], None
-    for name in COMPARED:
+    for name in POLICIES:
         label = f"{name} on a real cluster"
         result, told = _run(made, name, lambda k, label=label: progress(label, k, len(made.pods)))  # type: ignore[misc]
         results.append(result)
         explained = told or explained
-    return rows_of(f"hetero@pace={pace:g} on kube-scheduler", COMPARED, [results], COMPARED[0]), explained
+    return rows_of(f"hetero@pace={pace:g} on kube-scheduler", POLICIES, [results], POLICIES[0]), explained
 
 
 def _run(made: World, policy: str, progress: Callable[[int], None]) -> tuple[Result, Any]:
@@ -133,6 +131,6 @@ def fresh(pod: SimPod) -> Json:
 
 def create_priority_classes(plane: ControlPlane) -> None:
     """The PriorityClasses that the pods of `hetero` name."""
-    for name, value in _PRIORITIES.items():
+    for name, value in PRIORITY_CLASSES.items():
         body = {"metadata": {"name": name}, "value": value, "preemptionPolicy": "Never"}
         plane.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", body)

@@ -142,10 +142,6 @@ class ControlPlane:
             raise
         return scheduler
 
-    def stop_scheduler(self, scheduler: Scheduler) -> None:
-        """End this scheduler; pods that name it stay pending from here on."""
-        scheduler.stop()
-
     def create_nodes(self, nodes: Iterable[Json]) -> list[Json]:
         """POST them whole over 16 connections (some 1,000 a second on two cores); returns them as stored."""
         return self._loop.run(self._api.create_all(("/api/v1/nodes", each) for each in nodes))

@@ -58,7 +58,8 @@ MIXES = {
 }
 """Shares of production, batch and best-effort pods."""
 
-_PRIORITY = {SlaClass.PRODUCTION: 1000, SlaClass.BATCH: 0, SlaClass.BEST_EFFORT: -10}
+PRIORITY_CLASSES = {"production": 1000, "batch": 0, "best-effort": -10}
+"""Priority of the pods of each SLA class."""
 _SLA_NAME = {SlaClass.PRODUCTION: "production", SlaClass.BATCH: "batch", SlaClass.BEST_EFFORT: "best-effort"}
 _WORKLOADS = 10
 _GPU_WORKLOADS = (8, 9)
@@ -171,7 +172,7 @@ def _pod(
     if workload_index in _GPU_WORKLOADS:
         archs, requests["nvidia.com/gpu"] = ["amd64"], "1"
     name = f"{workload.name}-{index:05d}"
-    spec = {"priority": _PRIORITY[sla], "affinity": _runs_on(archs)}
+    spec = {"priority": PRIORITY_CLASSES[_SLA_NAME[sla]], "affinity": _runs_on(archs)}
     manifest = pod_manifest(name, now_s, annotations, requests, **spec)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
     manifest["metadata"]["ownerReferences"] = [owner]
