@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+comma := ,
 # A line per package; what goes wrong is printed whole.
 INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --progress-bar off \
 	--constraint constraints.txt --editable $(1) | \
@@ -55,7 +56,7 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing what runs Nodewise (about a minute):"
-	@$(call INSTALL,'.[extender,simulator]')
+	@$(call INSTALL,'.[extender$(comma)simulator]')
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt

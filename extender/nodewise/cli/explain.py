@@ -87,8 +87,8 @@ def show(told: Mapping[str, Any]) -> None:
 
 
 def _table(candidates: Sequence[Mapping[str, Any]], winner: object) -> Table:
-    """A line per candidate: score, believed cost, and the parts of that cost in which candidates differ."""
-    parts = _differing([candidate.get("cents", {}) for candidate in candidates])
+    """A line per candidate: score, believed cost, and the parts of that cost."""
+    parts = _told([candidate.get("cents", {}) for candidate in candidates])
     made = Table("node", show_edge=False)
     for title in ("score", "cost, cents", *(part.removesuffix("_cents") for part in parts)):
         made.add_column(title, justify="right")
@@ -99,6 +99,6 @@ def _table(candidates: Sequence[Mapping[str, Any]], winner: object) -> Table:
     return made
 
 
-def _differing(cents: Sequence[Mapping[str, float]]) -> list[str]:
+def _told(cents: Sequence[Mapping[str, float]]) -> list[str]:
     parts = dict.fromkeys(part for candidate in cents for part in candidate)
-    return [part for part in parts if len({candidate.get(part) for candidate in cents}) > 1]
+    return [part for part in parts if any(candidate.get(part) for candidate in cents)]

@@ -115,7 +115,7 @@ def commit() -> str:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr, where that is a terminal, one for each label that (label, done, total) is told of."""
+    """Bars on stderr, one for each label that (label, done, total) is told of; lines where that is no terminal."""
     where = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
@@ -124,6 +124,8 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         def tell(label: str, done: int, total: int) -> None:
             if label not in tasks:
                 tasks[label] = bars.add_task(label, total=total)
+                if not where.is_terminal:
+                    where.print(f"{label}: {total} to do", highlight=False)
             bars.update(tasks[label], completed=done, total=total)
 
         yield tell

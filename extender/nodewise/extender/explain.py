@@ -15,6 +15,13 @@ from nodewise.policies.economic import ECONOMIC, TERMS
 SHOWN = 10
 """Candidates shown, best first; the bound node is added if it is not among them."""
 
+_REASONS = {
+    "architecture-unknown": "architecture-unknown: the candidates are of several architectures and the pod does not "
+    "say which it runs on; let it, with a required node affinity kubernetes.io/arch In [amd64, arm64]",
+    "pins-a-volume-or-device": "pins-a-volume-or-device: where it runs would also decide where its claims are",
+}
+"""What to do about reasons that are not plain."""
+
 
 def explain(
     decision: Decision, view: ClusterView | None, names: Sequence[str], bound: str = "", columns: Sequence[str] = ()
@@ -77,7 +84,8 @@ def _candidates(
 def _words(decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str) -> str:
     pod = decision.pod.name
     if decision.neutral or not by_rank:
-        return f"{pod}: no opinion ({decision.neutral or 'no candidate'}); the scheduler's own ranking decided" + (
+        reason = _REASONS.get(decision.neutral, decision.neutral or "no candidate")
+        return f"{pod}: no opinion ({reason}); the scheduler's own ranking decided" + (
             f" for {bound}." if bound else "."
         )
     best, second = by_rank[0], by_rank[1] if len(by_rank) > 1 else None
@@ -124,4 +132,4 @@ def _short(term: str) -> str:
 
 
 def _cents(value: float) -> str:
-    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+    return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.2g}"

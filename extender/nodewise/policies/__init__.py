@@ -31,6 +31,8 @@ DEFAULT = ECONOMIC
 def rule(name: str) -> Rule:
     """The rule of this name. Raises UserError if there is none."""
     found = POLICIES.get(name)
+    if name == "learned":
+        raise UserError("policy 'learned' needs a bundle: name its folder with --bundle instead of --policy")
     if found is None:
         raise UserError(f"there is no policy {name!r}; choose one of {', '.join(POLICIES)} (see `nodewise policies`)")
     return found

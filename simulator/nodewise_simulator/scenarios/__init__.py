@@ -29,7 +29,7 @@ def make(text: str, seed: int) -> World:
     for part in filter(None, rest.split(",")):
         key, found, value = part.partition("=")
         if not found or key not in known:
-            raise UserError(f"scenario {name} has no parameter {part!r}; it takes {', '.join(known)} as key=value")
+            raise UserError(f"scenario {name} has no parameter {key!r}; it takes {', '.join(known)} as key=value")
         try:
             values[key] = type(known[key].default)(value)
         except ValueError:
