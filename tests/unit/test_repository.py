@@ -108,3 +108,17 @@ def lint_imports(tree: Path) -> "subprocess.CompletedProcess[str]":
     code = "import sys; sys.path[:0] = sys.argv[1:]; from importlinter.cli import lint_imports_command as run; run([])"
     asked: list[Any] = [sys.executable, "-P", "-c", code, *paths]
     return subprocess.run(asked, cwd=tree, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("target", "extras"),
+    [("demo", "[extender,simulator]"), ("demo-cluster", "[extender,simulator]"), ("test", "[dev]")],
+)
+def test_a_target_sets_itself_up_from_nothing_and_never_with_torch(target: str, extras: str, tmp_path: Path) -> None:
+    """What `make` would run is shell that parses, and installs the extras that the target needs."""
+    recipe = subprocess.run(
+        ["make", "--dry-run", f"VENV={tmp_path / 'venv'}", target], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    subprocess.run(["bash", "-n"], input=recipe, text=True, check=True)
+    assert f"--editable '.{extras}'" in recipe
+    assert "torch" not in recipe
