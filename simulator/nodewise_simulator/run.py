@@ -9,7 +9,7 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
-from nodewise.policies import DEFAULT, ORACLE, POLICIES, rule
+from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder, rule
 from nodewise_simulator import scenarios
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine
@@ -17,17 +17,13 @@ from nodewise_simulator.metrics import Result, measure
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.world import World
 
-LEARNED = "learned"
-
 
 def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
     """The policy of this name and whether it is told the truth (`NAME-oracle`). Raises UserError if there is none."""
     if name == LEARNED:
-        if bundle is None:
-            raise UserError("policy 'learned' needs a bundle: add --bundle DIR")
         from nodewise.policies.learned import load
 
-        return load(bundle), False
+        return load(bundle_folder(bundle)), False
     base = name.removesuffix(ORACLE)
     found = rule(base)
     if base != name and not found.uses_run_times:

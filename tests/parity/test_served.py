@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from tests.unit.bundles import written
 
-from nodewise.core.card import PolicyCard, column_now
-from nodewise.policies.bundle import write_bundle
 from nodewise.policies.economic import TERMS
 from nodewise_simulator import scenarios
 from nodewise_simulator.run import play, resolve
@@ -16,22 +13,10 @@ WORLD = "hetero@pods=120,warm=80"
 
 
 def bundle(path: Path) -> Path:
-    """A model whose score is minus the sum of the terms of `economic`."""
-    weights = -np.ones(len(TERMS), np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["features", "weights"], ["score"])], "g",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["M", len(TERMS)])],
-        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["M"])],
-        [numpy_helper.from_array(weights, "weights")],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    seen = np.random.default_rng(0).uniform(0, 5, (60, len(TERMS))).astype(np.float32)
-    card = PolicyCard(
-        name="sum-of-terms", algorithm="by hand", columns=tuple(column_now(n) for n in TERMS), opset=17, commit="abc",
-        command="none", scenarios=(), seeds=(), results={}, created="2026-11-21T00:00:00Z", files={},
-    )  # fmt: skip
-    write_bundle(path, model.SerializeToString(), card, [(seen, seen @ weights)])
-    return path
+    """A model whose score is minus the sum of the terms of `economic`, and a little of a node's and a pod's columns."""
+    names = ("cpu_requested_share", *TERMS, "log_cpu")
+    weights = (-0.01, *[-1.0] * len(TERMS), 0.1)
+    return written(path, weights, names, "sum-of-terms")
 
 
 def test_a_rule_places_every_pod_alike_through_http_and_without() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -69,7 +70,8 @@ def hosts(body: bytes) -> list[str]:
 
 
 def settings(**given: Any) -> ExtenderSettings:
-    return ExtenderSettings.model_validate({"port": 0, "admin_port": 0} | given)
+    asked = {} if "bundle" in given else {"policy": "economic"}  # whatever is built in
+    return ExtenderSettings.model_validate({"port": 0, "admin_port": 0} | asked | given)
 
 
 @asynccontextmanager
@@ -94,3 +96,18 @@ def get(port: int, path: str) -> tuple[int, bytes]:
         return reply.status, reply.read()
     finally:
         connection.close()
+
+
+def post(
+    port: int, bodies: dict[str, bytes], headers: dict[str, str] | None = None
+) -> dict[str, tuple[int, bytes, http.client.HTTPMessage]]:
+    """One connection, one POST a path: the reply of each; a closed connection would raise."""
+    out = {}
+    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as sock:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.sock, connection.auto_open = sock, 0
+        for path, body in bodies.items():
+            connection.request("POST", path, body, headers or {})
+            reply = connection.getresponse()
+            out[path] = reply.status, reply.read(), reply.headers
+    return out

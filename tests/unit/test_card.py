@@ -18,7 +18,7 @@ Json = dict[str, Any]
 CARD = PolicyCard(
     name="ppo-7", algorithm="ppo", columns=(column_now("delay_cents", 0.0, 12.5), column_now("has_gpu")), opset=17,
     commit="abc123", command="train --seed 7", scenarios=("hetero",), seeds=(1, 2), results={"cost_ratio": 0.93},
-    created="2026-11-21T00:00:00Z", files={"policy.onnx": "0" * 64},
+    files={"head.onnx": "0" * 64},
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_a_card_survives_the_round_trip_and_its_digest_with_it() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"name": "ppo-8"}, {"files": {"policy.onnx": "1" * 64}}, {"seeds": (1, 3)}, {"results": {}},
+        {"name": "ppo-8"}, {"files": {"head.onnx": "1" * 64}}, {"seeds": (1, 3)}, {"results": {}},
         {"columns": CARD.columns[::-1]},
     ],
 )  # fmt: skip
@@ -64,10 +64,11 @@ def test_the_digest_does_not_depend_on_how_the_file_is_laid_out() -> None:
         (CARD.to_json().replace("0.93", "NaN"), "the card is not JSON (NaN is not a finite number)"),
         (CARD.to_json().replace("0.93", "1e999"), "the card is not JSON (1e999 is not a finite number)"),
         ("[]", "the card must be an object, not []"),
-        ("{}", "the card is of format None and this version reads 1"),
-        (as_json(format=2), "the card is of format 2 and this version reads 1"),
+        ("{}", "the card is of format None and this version reads 2"),
+        (as_json(format=1), "the card is of format 1 and this version reads 2"),
         (as_json(format=True), "the card is of format True"),
         (as_json(surprise=1), "the card has an entry 'surprise' that this version does not know"),
+        (as_json(created="2026-11-21T00:00:00Z"), "the card has an entry 'created' that this version does not know"),
         (as_json(name=...), "the card has no 'name'"),
         (as_json(name="  "), "'name' of the card must be a text, not '  '"),
         (as_json(algorithm=3), "'algorithm' of the card must be a text, not 3"),
@@ -93,8 +94,8 @@ def test_the_digest_does_not_depend_on_how_the_file_is_laid_out() -> None:
         (as_json(files=[]), "'files' of the card must be an object, not []"),
         (as_json(files={"../x": "0" * 64}), "the card names a file '../x', which is not a plain file name"),
         (as_json(files={".hidden": "0" * 64}), "the card names a file '.hidden'"),
-        (as_json(files={"policy.onnx": "0"}), "the card's sha256 of file 'policy.onnx' is malformed"),
-        (as_json(files={"policy.onnx": 0}), "the card's sha256 of file 'policy.onnx' is malformed"),
+        (as_json(files={"head.onnx": "0"}), "the card's sha256 of file 'head.onnx' is malformed"),
+        (as_json(files={"head.onnx": 0}), "the card's sha256 of file 'head.onnx' is malformed"),
     ],
 )
 def test_a_malformed_card_is_one_sentence_that_names_the_thing(text: str | Json, says: str) -> None:

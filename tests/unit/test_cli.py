@@ -1,7 +1,6 @@
 """The command line: what is imported, what is printed, and how bad use is told."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -33,24 +32,6 @@ EXPLAINED: dict[str, Any] = {
         {"node": "slow", "score": -2.5, "believed_cents": 2.5, "cents": {"delay_cents": 2.0, "room_cents": 0.5}},
     ],
 }  # fmt: skip
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """One command line in this process: (exit status, stdout, stderr)."""
-    for variable in [name for name in os.environ if name.startswith("NODEWISE_")]:
-        monkeypatch.delenv(variable)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nodewise", *words])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        said = capsys.readouterr()
-        status = left.value.code
-        assert isinstance(status, int) or status is None
-        return status or 0, said.out, said.err
-
-    return run
 
 
 @contextmanager
@@ -110,6 +91,7 @@ def test_version_is_the_packages(run: Run) -> None:
     [
         ("extender --policy nope", "nope"),
         ("extender --policy index --bundle models/a", "exclude each other"),
+        ("extender --policy learned", "--bundle"),
         ("extender --port 70000", "70000"),
         ("extender --bundle no/such/bundle", "no/such/bundle"),
         ("extender --kubeconfig no/such/file", "no/such/file"),
@@ -118,6 +100,11 @@ def test_version_is_the_packages(run: Run) -> None:
         ("explain a --admin http://127.0.0.1:x", "http://127.0.0.1:x"),
         ("simulate --scenario nope", "nope"),
         ("simulate --policy nope", "nope"),
+        ("simulate --policy learned", "--bundle"),
+        ("bundle nope", "nope"),
+        ("bundle inspect", "nodewise bundle inspect DIR"),
+        ("bundle inspect no/such/bundle", "no/such/bundle"),
+        ("bundle verify no/such/bundle", "no/such/bundle"),
         ("compare --policies , --seeds 1", "--policies"),
         ("compare --policies index,nope --seeds 1", "nope"),
         ("compare --policies index --baseline economic", "economic"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import socket
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from nodewise.core.errors import UserError
 from nodewise.extender.server import running
 from nodewise_simulator.fake_api import FakeApi
 
-from .extender_objects import LIMIT_S, NODES, NOW_S, eventually, get, hosts, node, pod, request, serving, settings
+from .extender_objects import NODES, NOW_S, eventually, get, hosts, node, pod, post, request, serving, settings
 
 
 @pytest.fixture
@@ -24,21 +23,6 @@ def api() -> Iterator[FakeApi]:
         for name in NODES:
             server.put("nodes", node(name))
         yield server
-
-
-def post(
-    port: int, bodies: dict[str, bytes], headers: dict[str, str] | None = None
-) -> dict[str, tuple[int, bytes, http.client.HTTPMessage]]:
-    """One connection, one POST a path: the reply of each; a closed connection would raise."""
-    out = {}
-    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as sock:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.sock, connection.auto_open = sock, 0
-        for path, body in bodies.items():
-            connection.request("POST", path, body, headers or {})
-            reply = connection.getresponse()
-            out[path] = reply.status, reply.read(), reply.headers
-    return out
 
 
 async def test_any_prefix_and_a_trailing_slash_reach_the_verbs_on_one_connection(api: FakeApi, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -104,6 +105,32 @@ async def test_a_policy_that_hangs_is_late_once_and_not_asked_again_until_it_com
     finally:
         release.set()
         made.close()
+
+
+async def test_a_policy_that_takes_over_answers_although_a_call_of_the_one_before_hangs() -> None:
+    release, asked = threading.Event(), threading.Event()
+
+    def hang(m: int) -> Any:
+        asked.set()
+        release.wait(20)
+        return np.arange(m)
+
+    before, after = Scores(hang), Scores(lambda m: -np.arange(m))
+    after.name = after.digest = "after"
+    made = service(before, deadline_ms=20_000)
+    try:
+        begun = asyncio.create_task(made.prioritize(request(pod("a")), NOW_S))
+        assert await asyncio.to_thread(asked.wait, 20)
+        made.use(after)
+        assert hosts((await made.prioritize(request(pod("b")), NOW_S)).body) == ["node-0"]
+        release.set()
+        assert hosts((await begun).body) == ["node-3"]
+    finally:
+        release.set()
+        made.close()
+    by = [record and record.decision.policy for record in (made.records.find("default", name) for name in "ab")]
+    assert by == ["under-test", "after"]
+    assert 'policy_info{digest="after",name="after"} 1.0' in made.telemetry.text().decode()
 
 
 @pytest.mark.parametrize(

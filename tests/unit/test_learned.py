@@ -4,7 +4,7 @@ import builtins
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,10 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from nodewise.core.card import PolicyCard, column_now
-from nodewise.core.columns import features
+from nodewise.core.columns import features, features_by_scope, split
 from nodewise.core.decide import PolicyRefusalError, decide
 from nodewise.core.errors import UserError
 from nodewise.core.state import ClusterState
@@ -29,46 +28,19 @@ from nodewise.policies.bundle import read_bundle, write_bundle
 from nodewise.policies.learned import load
 from nodewise.policies.onnx_file import inspect
 
+from .bundles import NAMES, OPSET, WEIGHTS, card_of, encoder, golden, head, models
+
 PodOf = Callable[..., PodRequest]
 StateOf = Callable[..., ClusterState]
-F32 = NDArray[np.float32]
 
-NAMES = ("delay_cents", "room_cents", "energy_cents")
-CARD = PolicyCard(
-    name="linear", algorithm="by hand", columns=tuple(column_now(n) for n in NAMES), opset=17, commit="abc",
-    command="none", scenarios=(), seeds=(), results={}, created="2026-11-21T00:00:00Z", files={},
-)  # fmt: skip
+CARD = card_of()
+NAN = float("nan")
+GOOD = golden()
 
 
-def linear(
-    weights: Any = (-1, -1, -1), *, inputs: str = "features", outputs: str = "score", opset: int = 17,
-    width: int = 3, kind: int = TensorProto.FLOAT, shape: Sequence[Any] = ("M",), extra: Sequence[Any] = (),
-) -> bytes:  # fmt: skip
-    """score = features @ weights."""
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    node = helper.make_node("MatMul", [inputs, "weights"], [outputs])
-    graph = helper.make_graph(
-        [*extra, node], "g",
-        [helper.make_tensor_value_info(inputs, kind, ["M", width])],
-        [helper.make_tensor_value_info(outputs, kind, list(shape))],
-        [numpy_helper.from_array(np.array(weights, dtype), "weights")],
-    )  # fmt: skip
-    return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
-    )
-
-
-def golden(weights: Sequence[float] = (-1, -1, -1)) -> list[tuple[F32, F32]]:
-    rng = np.random.default_rng(0)
-    pairs = []
-    for m in (1, 3, 40):
-        seen = rng.random((m, 3)).astype(np.float32)
-        pairs.append((seen, (seen @ np.array(weights, np.float32)).astype(np.float32)))
-    return pairs
-
-
-def written(path: Path, model: bytes | None = None, card: PolicyCard = CARD, pairs: Any = None) -> Path:
-    write_bundle(path, linear() if model is None else model, card, golden() if pairs is None else pairs)
+def written(path: Path, changed: Mapping[str, bytes] | None = None, card: PolicyCard = CARD, pairs: Any = None) -> Path:
+    """A bundle, good but for what is told."""
+    write_bundle(path, models() | dict(changed or {}), card, GOOD if pairs is None else pairs)
     return path
 
 
@@ -103,23 +75,45 @@ def test_a_good_bundle_scores_like_numpy(tmp_path: Path, busy: StateOf, pod_of: 
     view = busy().view(pod, 100.0)
     scores = policy.score(pod, view, rows)
     assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, -features(NAMES, pod, view, rows).sum(axis=1), rtol=1e-5)
+    seen = features(NAMES, pod, view, rows)
+    assert (np.ptp(seen, axis=0) > 0).sum() >= 3  # else a mixed-up column might not show
+    np.testing.assert_allclose(scores, seen @ np.array(WEIGHTS, np.float32), rtol=1e-5)
     np.testing.assert_array_equal(policy.score(pod, view, rows), scores)
+    np.testing.assert_array_equal(policy.run(seen), scores)  # what golden vectors show is what serves
     assert (policy.name, policy.digest) == ("linear", read_bundle(tmp_path / "b").card.digest)
     decision = decide(pod, view, rows, policy, DEFAULT)
     assert (decision.policy, decision.digest, decision.fallback) == ("linear", policy.digest, Fallback.NONE)
+
+
+def test_features_by_scope_are_the_features_bit_for_bit(busy: StateOf, pod_of: PodOf) -> None:
+    pod, rows = pod_of("q"), np.array([5, 1, 7])
+    view = busy().view(pod, 100.0)
+    seen = features(NAMES, pod, view, rows)
+    parts = features_by_scope(NAMES, pod, view, rows)
+    assert [list(part) for part in split(NAMES)] == [[1], [0, 3], [2, 4]]
+    assert [part.shape for part in parts] == [(3, 1), (3, 2), (2,)]
+    for part, positions in zip(parts, split(NAMES), strict=True):
+        assert part.dtype == np.float32
+        assert part.flags.c_contiguous
+        np.testing.assert_array_equal(np.broadcast_to(part, (3, len(positions))), seen[:, positions])
 
 
 def test_the_order_of_columns_is_the_cards(tmp_path: Path, busy: StateOf, pod_of: PodOf) -> None:
     """The model takes columns by place, the card knows them by name: another order in it is another input."""
     pod, rows = pod_of("q"), np.arange(12)
     view = busy().view(pod, 100.0)
-    weights = (-1, 0, 0)
-    first = load(written(tmp_path / "a", linear(weights), pairs=golden(weights)))
-    turned = replace(CARD, columns=CARD.columns[::-1])
-    last = load(written(tmp_path / "b", linear(weights), turned, golden(weights)))
-    np.testing.assert_array_equal(-first.score(pod, view, rows), features(["delay_cents"], pod, view, rows)[:, 0])
-    np.testing.assert_array_equal(-last.score(pod, view, rows), features(["energy_cents"], pod, view, rows)[:, 0])
+    weights = (-1, 0, 0, 0, 0)
+    turned = (NAMES[3], *NAMES[1:3], NAMES[0], NAMES[4])
+    for folder, names in (("a", NAMES), ("b", turned)):
+        policy = load(written(tmp_path / folder, models(weights), card_of(names), golden(weights)))
+        np.testing.assert_array_equal(-policy.score(pod, view, rows), features(names[:1], pod, view, rows)[:, 0])
+
+
+def test_a_card_without_columns_of_a_scope_is_refused(tmp_path: Path) -> None:
+    for part, names in (("node", NAMES[2:4]), ("pair", NAMES[1:3]), ("request", NAMES[:2])):
+        card, pairs = card_of(names), golden((1, 1), names)
+        with pytest.raises(UserError, match=f"the card names no column for input '{part}'"):
+            load(written(tmp_path / part, models((1, 1), names), card, pairs))
 
 
 @pytest.mark.parametrize(("factor", "refused"), [(1.0, False), (1.04, False), (1.2, True)])
@@ -130,8 +124,7 @@ def test_what_lies_far_outside_of_what_training_saw_is_not_judged(
     pod, rows = pod_of("q"), np.arange(12)
     view = busy().view(pod, 100.0)
     top = float(features(["room_cents"], pod, view, rows).max())
-    seen = (column_now("delay_cents"), column_now("room_cents", 0.0, top / factor), column_now("energy_cents"))
-    policy = load(written(tmp_path / "b", card=replace(CARD, columns=seen)))
+    policy = load(written(tmp_path / "b", card=observing("room_cents", 0.0, top / factor)))
     if not refused:
         assert policy.score(pod, view, rows).shape == (12,)
         return
@@ -144,13 +137,28 @@ def test_what_lies_far_outside_of_what_training_saw_is_not_judged(
 def test_a_column_that_never_varied_in_training_must_not_vary(tmp_path: Path, busy: StateOf, pod_of: PodOf) -> None:
     pod, rows = pod_of("q"), np.arange(12)
     view = busy().view(pod, 100.0)
-    never = replace(CARD, columns=(column_now("delay_cents", 0.0, 0.0), *CARD.columns[1:]))
     with pytest.raises(PolicyRefusalError, match="delay_cents"):
-        load(written(tmp_path / "b", card=never)).score(pod, view, rows)
+        load(written(tmp_path / "b", card=observing("delay_cents", 0.0, 0.0))).score(pod, view, rows)
 
 
-def graph_with(attribute_value: float) -> bytes:
-    """A constant that hides inside a branch of an `If`."""
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("log_cpu", r"log_cpu is 6.9\d+; the policy"), ("cpu_requested_share", r"share is .* on n\d\d; the policy")],
+)
+def test_the_range_of_every_scope_is_checked(
+    tmp_path: Path, busy: StateOf, pod_of: PodOf, name: str, says: str
+) -> None:
+    pod, rows = pod_of("q"), np.arange(12)
+    with pytest.raises(PolicyRefusalError, match=says):
+        load(written(tmp_path / "b", card=observing(name, -2.0, -1.0))).score(pod, busy().view(pod, 100.0), rows)
+
+
+def observing(name: str, low: float, high: float) -> PolicyCard:
+    return replace(CARD, columns=tuple(column_now(n, low, high) if n == name else column_now(n) for n in NAMES))
+
+
+def hidden(attribute_value: float) -> list[Any]:
+    """Nodes with a constant that hides inside a branch of an `If`."""
 
     def branch(name: str) -> Any:
         constant = helper.make_node("Constant", [], [name], value_float=attribute_value)
@@ -158,28 +166,110 @@ def graph_with(attribute_value: float) -> bytes:
 
     condition = helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True), ""))
     split = helper.make_node("If", ["yes"], ["hidden"], then_branch=branch("then"), else_branch=branch("else"))
-    return linear(extra=[condition, split])
+    return [condition, split]
 
 
-def external() -> bytes:
-    model = onnx.load_from_string(linear())
-    weights = model.graph.initializer[0]
+def with_function(attribute_value: float) -> bytes:
+    """A constant that hides inside a function of the file."""
+    made = onnx.load_from_string(head())
+    constant = helper.make_node("Constant", [], ["inside"], value_float=attribute_value)
+    imports = [helper.make_opsetid("", OPSET)]
+    made.functions.append(helper.make_function("own", "f", [], ["inside"], [constant], imports))
+    return bytes(made.SerializeToString())
+
+
+def external(model: bytes) -> bytes:
+    made = onnx.load_from_string(model)
+    weights = made.graph.initializer[0]
     weights.ClearField("raw_data")
     weights.data_location = TensorProto.EXTERNAL
     weights.external_data.add(key="location", value="elsewhere.bin")
-    return bytes(model.SerializeToString())
+    return bytes(made.SerializeToString())
 
 
 def unpacked(value: float) -> bytes:
-    model = onnx.load_from_string(linear())
-    weights = model.graph.initializer[0]
+    made = onnx.load_from_string(encoder())
+    weights = made.graph.initializer[0]
     weights.ClearField("raw_data")
-    weights.float_data.extend([value, -1.0, -1.0])
-    return bytes(model.SerializeToString())
+    weights.float_data.append(value)
+    return bytes(made.SerializeToString())
 
 
-NAN = float("nan")
-GOOD = golden()
+def two_requests() -> Any:
+    seen, scores = (part.copy() for part in GOOD[1])
+    seen[1, 2] += 1
+    return [(seen, scores)]
+
+
+SPOILT_GRAPHS = [  # (what is in the bundle, what is said of it, the card's operator set)
+    ({"encoder.onnx": encoder(opset=15)}, "encoder.onnx imports operator set 15 but its card says 18", OPSET),
+    ({"head.onnx": head(opset=15)}, "head.onnx imports operator set 15 but its card says 18", OPSET),
+    ({"encoder.onnx": b""}, "encoder.onnx imports operator set 0 but its card says 18", OPSET),
+    (
+        {"encoder.onnx": encoder(opset=99), "head.onnx": head(opset=99)},
+        "onnxruntime refuses encoder.onnx",
+        99,
+    ),
+    ({"encoder.onnx": encoder((NAN,))}, "weight 'weights' of encoder.onnx holds a nan", OPSET),
+    ({"encoder.onnx": unpacked(NAN)}, "weight 'weights' of encoder.onnx holds a nan", OPSET),
+    ({"head.onnx": head((-1, NAN))}, "weight 'of_pair' of head.onnx holds a nan", OPSET),
+    ({"head.onnx": head(request=(NAN, 0))}, "weight 'of_request' of head.onnx holds a nan", OPSET),
+    ({"head.onnx": head(extra=hidden(NAN))}, "weight 'else' of head.onnx holds a nan", OPSET),
+    ({"head.onnx": with_function(NAN)}, "weight 'inside' of head.onnx holds a nan", OPSET),
+    ({"encoder.onnx": external(encoder())}, "weight 'weights' of encoder.onnx lies in another file", OPSET),
+    ({"head.onnx": external(head())}, "weight 'of_encoding' of head.onnx lies in another file", OPSET),
+    ({"encoder.onnx": b"not a model"}, "encoder.onnx is not an ONNX file", OPSET),
+    ({"head.onnx": head()[:-9]}, "head.onnx is not an ONNX file (it is cut short)", OPSET),
+    ({"head.onnx": head((float("inf"), -1))}, "gives scores that are not finite for features_0", OPSET),
+    ({"encoder.onnx": encoder((-2.001,))}, "does not give scores_0 for features_0 again", OPSET),
+    ({"head.onnx": head((-1, -1.001))}, "does not give scores_1 for features_1 again", OPSET),
+    (
+        {"encoder.onnx": encoder(node="x")},
+        "the input of encoder.onnx must be tensor(float) 'node' [M, 1], not tensor(float) 'x' [M, 1]",
+        OPSET,
+    ),
+    (
+        {"encoder.onnx": encoder(encoding="y")},
+        "the output of encoder.onnx must be tensor(float) 'encoding' [M, 1], not tensor(float) 'y' [M, 1]",
+        OPSET,
+    ),
+    ({"encoder.onnx": encoder((-2, 0))}, "'node' [M, 1], not tensor(float) 'node' [M, 2]", OPSET),
+    ({"encoder.onnx": encoder(kind=TensorProto.DOUBLE)}, "not tensor(double) 'node' [M, 1]", OPSET),
+    (
+        {"encoder.onnx": encoder(columns=[-2], shape=("M",))},
+        "'encoding' [M, H], not tensor(float) 'encoding' [M]",
+        OPSET,
+    ),
+    (
+        {"encoder.onnx": encoder(columns=[[-2, 0]], shape=("M", 2))},
+        "must be tensor(float) 'encoding' [M, 2], tensor(float) 'pair' [M, 2], tensor(float) 'request' [2], not",
+        OPSET,
+    ),
+    (
+        {"head.onnx": head(names=("encoding", "pairs", "request"))},
+        "'pair' [M, 2], tensor(float) 'request' [2], not tensor(float) 'encoding' [M, 1], tensor(float) 'pairs' [M, 2]",
+        OPSET,
+    ),
+    ({"head.onnx": head((-1, -1, 0))}, "not tensor(float) 'encoding' [M, 1], tensor(float) 'pair' [M, 3]", OPSET),
+    ({"head.onnx": head(request=(1,))}, "'request' [2], not", OPSET),
+    (
+        {"head.onnx": head(score="y")},
+        "the output of head.onnx must be tensor(float) 'score' [M], not tensor(float) 'y' [M]",
+        OPSET,
+    ),
+    ({"head.onnx": head(shape=(1,))}, "'score' [M], not tensor(float) 'score' [1]", OPSET),
+    ({"head.onnx": head(kind=TensorProto.DOUBLE)}, "not tensor(double) 'encoding' [M, 1]", OPSET),
+]
+
+
+@pytest.mark.parametrize(("changed", "says", "opset"), SPOILT_GRAPHS, ids=[says[-50:] for _, says, _ in SPOILT_GRAPHS])
+def test_a_graph_that_must_not_decide_is_refused_in_one_sentence(
+    tmp_path: Path, changed: dict[str, bytes], says: str, opset: int
+) -> None:
+    with pytest.raises(UserError) as refused:
+        load(written(tmp_path / "b", changed, replace(CARD, opset=opset)))
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +279,7 @@ GOOD = golden()
             lambda p: p / "nowhere", "nowhere is not a whole bundle: card.json cannot be read", id="no folder"
         ),
         pytest.param(
-            lambda p: without(written(p), "policy.onnx"), "policy.onnx cannot be read (No such file", id="no model"
+            lambda p: without(written(p), "head.onnx"), "head.onnx cannot be read (No such file", id="no model"
         ),
         pytest.param(lambda p: without(written(p), "golden.npz"), "golden.npz cannot be read", id="no golden"),
         pytest.param(
@@ -200,12 +290,12 @@ GOOD = golden()
         ),
         pytest.param(
             lambda p: rewritten(written(p), files={}),
-            "gives no sha256 for policy.onnx",
+            "gives no sha256 for encoder.onnx",
             id="nothing vouches for the model",
         ),
         pytest.param(
-            lambda p: (written(p) / "policy.onnx").write_bytes(linear((-1, -1, -2))) and p,
-            "policy.onnx is not the file that the card was written for",
+            lambda p: (written(p) / "head.onnx").write_bytes(head((-1, -2))) and p,
+            "head.onnx is not the file that the card was written for",
             id="another model",
         ),
         pytest.param(
@@ -226,76 +316,27 @@ GOOD = golden()
             id="edited column",
         ),
         pytest.param(
-            lambda p: written(p, linear(opset=15)), "imports operator set 15 but its card says 17", id="wrong opset"
+            lambda p: without(written(p), "encoder.onnx"), "encoder.onnx cannot be read (No such file", id="no encoder"
         ),
         pytest.param(
-            lambda p: written(p, linear(opset=99), replace(CARD, opset=99)),
-            "onnxruntime refuses policy.onnx",
-            id="opset of the future",
+            lambda p: (written(p) / "encoder.onnx").write_bytes(encoder((-3,))) and p,
+            "encoder.onnx is not the file that the card was written for",
+            id="another encoder",
         ),
         pytest.param(
-            lambda p: written(p, linear((NAN, 0, 0))), "weight 'weights' of policy.onnx holds a nan", id="nan weight"
+            lambda p: rewritten(written(p), format=1),
+            "the card is of format 1 and this version reads 2",
+            id="format 1",
         ),
         pytest.param(
-            lambda p: written(p, unpacked(NAN)),
-            "weight 'weights' of policy.onnx holds a nan",
-            id="nan weight, unpacked",
-        ),
-        pytest.param(
-            lambda p: written(p, graph_with(NAN)), "weight 'else' of policy.onnx holds a nan", id="nan in a branch"
-        ),
-        pytest.param(
-            lambda p: written(p, linear((float("inf"), -1, -1))),
-            "gives scores that are not finite for features_0",
-            id="infinite scores",
-        ),
-        pytest.param(
-            lambda p: written(p, external()),
-            "weight 'weights' of policy.onnx lies in another file",
-            id="external weights",
-        ),
-        pytest.param(lambda p: written(p, b"not a model"), "the model is not an ONNX file", id="not a model"),
-        pytest.param(
-            lambda p: written(p, linear()[:-9]), "the model is not an ONNX file (it is cut short)", id="cut short"
-        ),
-        pytest.param(lambda p: written(p, b""), "imports operator set 0 but its card says 17", id="empty model"),
-        pytest.param(
-            lambda p: written(p, linear((-1, -1, -1.001))),
-            "does not give scores_0 for features_0 again",
-            id="other answers",
-        ),
-        pytest.param(
-            lambda p: written(p, linear(inputs="x")),
-            "the input of policy.onnx must be float32 'features' [M, 3], not tensor(float) 'x' [M, 3]",
-            id="input name",
-        ),
-        pytest.param(
-            lambda p: written(p, linear(outputs="y")),
-            "the output of policy.onnx must be float32 'score' [M], not tensor(float) 'y' [M]",
-            id="output name",
-        ),
-        pytest.param(
-            lambda p: written(p, linear(kind=TensorProto.DOUBLE)),
-            "not tensor(double) 'features' [M, 3]",
-            id="input type",
-        ),
-        pytest.param(
-            lambda p: written(p, linear((-1, -1), width=2)),
-            "'features' [M, 3], not tensor(float) 'features' [M, 2]",
-            id="input shape",
-        ),
-        pytest.param(
-            lambda p: written(p, linear([[-1], [-1], [-1]], shape=("M", 1))),
-            "'score' [M], not tensor(float) 'score' [M, 1]",
-            id="output shape",
-        ),
-        pytest.param(
-            lambda p: written(p, linear(shape=(1,))), "'score' [M], not tensor(float) 'score' [1]", id="one score only"
+            lambda p: written(p, pairs=two_requests()),
+            "features_0 of golden.npz holds several values of column 'log_cpu', which has one for a whole request",
+            id="golden of two requests",
         ),
         pytest.param(lambda p: written(p, pairs=[]), "golden.npz is empty", id="no golden vectors"),
         pytest.param(
             lambda p: written(p, pairs=[(GOOD[0][0][:, :2], GOOD[0][1])]),
-            "do not match the card's 3 columns",
+            "do not match the card's 5 columns",
             id="golden columns",
         ),
         pytest.param(
@@ -305,7 +346,7 @@ GOOD = golden()
         ),
         pytest.param(
             lambda p: resigned(written(p), "golden.npz", archive(features_0=GOOD[0][0], scores_0=np.float32(1))),
-            "do not match the card's 3 columns",
+            "do not match the card's 5 columns",
             id="golden scalar",
         ),
         pytest.param(
@@ -340,15 +381,18 @@ def test_a_bundle_that_is_not_what_was_exported_is_refused_in_one_sentence(
 def test_every_flipped_bit_is_caught(tmp_path: Path) -> None:
     """Most of them the runtime would load without a word."""
     path = written(tmp_path / "b")
-    model = (path / "policy.onnx").read_bytes()
-    for at in range(0, len(model), 7):
-        (path / "policy.onnx").write_bytes(model[:at] + bytes([model[at] ^ 1]) + model[at + 1 :])
-        with pytest.raises(UserError, match="not the file that the card was written for"):
-            load(path)
+    for name in ("encoder.onnx", "head.onnx"):
+        model = (path / name).read_bytes()
+        for at in range(0, len(model), 7):
+            (path / name).write_bytes(model[:at] + bytes([model[at] ^ 1]) + model[at + 1 :])
+            with pytest.raises(UserError, match="not the file that the card was written for"):
+                load(path)
+        (path / name).write_bytes(model)
+    assert load(path).name == "linear"
 
 
 def test_infinite_constants_may_be_meant(tmp_path: Path) -> None:
-    assert load(written(tmp_path / "b", graph_with(float("-inf")))).name == "linear"
+    assert load(written(tmp_path / "b", {"head.onnx": head(extra=hidden(float("-inf")))})).name == "linear"
 
 
 def test_without_the_runtime_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +413,7 @@ def test_a_bundle_is_written_in_one_step_and_never_over_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "runs" / "b")
-    assert sorted(p.name for p in path.iterdir()) == ["card.json", "golden.npz", "policy.onnx"]
+    assert sorted(p.name for p in path.iterdir()) == ["card.json", "encoder.onnx", "golden.npz", "head.onnx"]
     assert [p.name for p in path.parent.iterdir()] == ["b"]
     with pytest.raises(UserError, match="exists already"):
         written(path)
@@ -394,7 +438,7 @@ def test_the_same_export_gives_the_same_digest(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-@given(st.binary(max_size=80) | st.integers(0, 200).map(lambda n: linear()[:n]))
+@given(st.binary(max_size=80) | st.integers(0, 400).map(lambda n: head()[:n]))
 def test_no_bytes_are_more_than_a_user_error(data: bytes) -> None:
     with suppress(UserError):
-        inspect(data)
+        inspect(data, "head.onnx")

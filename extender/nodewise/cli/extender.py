@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from nodewise.core.errors import UserError
 from nodewise.extender.settings import ExtenderSettings
+from nodewise.policies import LEARNED, bundle_folder, rule
 
 
 def settings(given: dict[str, Any]) -> ExtenderSettings:
@@ -27,7 +28,7 @@ def settings(given: dict[str, Any]) -> ExtenderSettings:
         raise UserError(
             f"{_flag(name)} (or {_variable(name)}) cannot be {first['input']!r}: {said[:1].lower()}{said[1:]}"
         ) from None
-    if made.bundle is not None and "policy" in made.model_fields_set:
+    if made.bundle is not None and made.policy not in (None, LEARNED):
         raise UserError(
             f"--policy {made.policy} and --bundle {made.bundle} exclude each other: name a rule, or the folder of a "
             "learned policy"
@@ -42,9 +43,9 @@ def _serve(**flags: Any) -> None:
     --admin-port. Each flag can also be set by the environment variable in brackets.
     """
     made = settings({name: value for name, value in flags.items() if value is not None})
-    if made.bundle is None:
-        from nodewise.policies import rule
-
+    if made.policy == LEARNED:
+        bundle_folder(made.bundle)
+    elif made.policy is not None:
         rule(made.policy)
     from nodewise.extender import guard
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "Run policies side by side on the same worlds, with paired intervals.",
     "policies": "List the policies, a line each.",
     "extender": "Serve kube-scheduler's extender calls.",
+    "bundle": "Show what a learned policy holds, or check that it would be served.",
     "explain": "Say why a pod was placed where it is.",
     "bench": "Measure the extender, and the scheduler with and without it.",
 }

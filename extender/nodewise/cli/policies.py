@@ -6,15 +6,16 @@ from rich.table import Table
 
 from nodewise.cli.output import Format, OutputOption, console, document
 
-_LEARNED = "a bundle that training exported, given with --bundle DIR"
-
 
 def command(output: OutputOption = Format.TABLE) -> None:
     """List the policies, a line each."""
-    from nodewise.policies import DEFAULT, ORACLE, POLICIES
+    from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, builtin
 
     rows = [{"policy": name, "says": rule.says, "oracle": rule.uses_run_times} for name, rule in POLICIES.items()]
-    rows.append({"policy": "learned", "says": _LEARNED, "oracle": False})
+    learned = "a bundle that training exported, given with --bundle DIR"
+    if builtin() is not None:
+        learned += "; without it, the one that is built in"
+    rows.append({"policy": LEARNED, "says": learned, "oracle": False})
     if output is Format.JSON:
         document(rows)
         return
@@ -22,7 +23,9 @@ def command(output: OutputOption = Format.TABLE) -> None:
     for row in rows:
         made.add_row(f"{row['policy']}{' *' if row['oracle'] else ''}", str(row["says"]))
     console.print(made)
+    first = "" if builtin() is None else f"{LEARNED} decides when nothing else is asked for, and "
+    second = "stands in" if first else "decides when nothing else is asked for, and stands in"
     console.print(
-        f"\n{DEFAULT.name} decides when nothing else is asked for, and stands in when a learned policy fails.\n"
+        f"\n{first}{DEFAULT.name} {second} when a learned policy fails.\n"
         f"* also as NAME{ORACLE} in simulations, told true run times: what better prediction would be worth."
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from nodewise.core.columns import COLUMNS
 from nodewise.core.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the bundle's layout and of this card."""
 
 T = TypeVar("T")
@@ -38,13 +38,16 @@ class CardColumn:
 
 @dataclass(frozen=True, slots=True)
 class PolicyCard:
-    """Identity and provenance of a bundle; `digest` identifies exactly what scores."""
+    """Identity and provenance of a bundle; `digest` identifies exactly what scores.
+
+    It holds no time and no path, so that the same code and seeds give the same digest.
+    """
 
     name: str
     algorithm: str
-    columns: tuple[CardColumn, ...]  # [K] in the order of the model's input
+    columns: tuple[CardColumn, ...]  # [K]; each input of the model has those of its scope, in this order
     opset: int
-    """Version of the default ONNX operator set that the model imports."""
+    """Version of the default ONNX operator set that both graphs import."""
     commit: str
     """Git commit of the code that trained it."""
     command: str
@@ -53,15 +56,13 @@ class PolicyCard:
     seeds: tuple[int, ...]
     results: Mapping[str, Any]
     """Figures of its evaluation, free in form."""
-    created: str
-    """RFC 3339."""
     files: Mapping[str, str]
     """sha256 of each other file of the bundle, in hexadecimal, by name."""
     format: int = FORMAT
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Names of the columns in the order of the model's input."""
+        """Names of the columns in their order [K]."""
         return tuple(c.name for c in self.columns)
 
     @property
@@ -107,7 +108,6 @@ class PolicyCard:
             scenarios=tuple(_text(s, "the card's scenarios") for s in _get(told, "scenarios", _list, "the card")),
             seeds=tuple(_integer(s, "the card's seeds") for s in _get(told, "seeds", _list, "the card")),
             results=_get(told, "results", _object, "the card"),
-            created=_get(told, "created", _text, "the card"),
             files=_files(_get(told, "files", _object, "the card")),
         )
 

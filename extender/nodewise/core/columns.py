@@ -373,13 +373,41 @@ def clipped(col: Column, value: F) -> F:
     return np.fmin(np.fmax(value, col.low), col.high)
 
 
+def split(names: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+    """Positions of the named columns by what they depend on: the node, node and pod (pair), the request (pod, cluster).
+
+    Raises KeyError for an unknown one.
+    """
+    parts: dict[str, list[int]] = {"node": [], "pair": [], "request": []}
+    for k, name in enumerate(names):
+        scope = COLUMNS[name].scope
+        parts["request" if scope in ("pod", "cluster") else scope].append(k)
+    return parts["node"], parts["pair"], parts["request"]
+
+
 def features(names: Sequence[str], pod: PodRequest, view: ClusterView, rows: Rows) -> NDArray[np.float32]:
     """The named columns of each candidate, clipped to their ranges (nan to `low`), [M, K].
 
     Raises KeyError for an unknown one.
     """
+    return _computed(names, raw(pod, view, rows), len(rows))
+
+
+def features_by_scope(
+    names: Sequence[str], pod: PodRequest, view: ClusterView, rows: Rows
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """The columns of `features`, apart as `split` has them: node [M, Kn], pair [M, Kr], request [Kp].
+
+    Raises KeyError for an unknown one.
+    """
     values = raw(pod, view, rows)
-    out = np.empty((len(rows), len(names)), np.float32)
+    node, pair, request = ([names[k] for k in part] for part in split(names))
+    m = len(rows)
+    return _computed(node, values, m), _computed(pair, values, m), _computed(request, values, 1)[0]
+
+
+def _computed(names: Sequence[str], values: Raw, m: int) -> NDArray[np.float32]:
+    out = np.empty((m, len(names)), np.float32)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for k, name in enumerate(names):
             col = COLUMNS[name]

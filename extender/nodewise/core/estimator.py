@@ -22,8 +22,10 @@ from nodewise.core.kinds import TREATMENTS
 from nodewise.core.types import Beliefs, Floats, PodRequest
 
 _RANK = 2
-_LONGEST_LOG = math.log(30 * 86400.0)
-_SHORTEST_LOG = math.log(1e-3)
+SHORTEST_LOG, LONGEST_LOG = math.log(1e-3), math.log(30 * 86400.0)
+"""Limits of a run time in seconds, as logs."""
+MOST_VAR = 4.0
+"""Limit of the believed variance of a log run time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class RunTimeEstimator:
         """
         if not 0.0 < run < math.inf or not 0.0 < slowdown < math.inf:
             return
-        y = min(max(math.log(run) - math.log(slowdown), _SHORTEST_LOG), _LONGEST_LOG)
+        y = min(max(math.log(run) - math.log(slowdown), SHORTEST_LOG), LONGEST_LOG)
         keep = self.settings.decay
         n, total = self._count[row, column] * keep, self._sum[row, column] * keep
         before = y - total / n if n > 0 else 0.0
@@ -202,10 +204,10 @@ class RunTimeEstimator:
         data_precision = self._count / noise_var
         mean_var = 1.0 / (1.0 / prior_var + data_precision)
         log_mean = mean_var * (low_rank / prior_var + own * data_precision)
-        var = np.minimum(noise_var + mean_var, 4.0)
+        var = np.minimum(noise_var + mean_var, MOST_VAR)
         # Mean of the log-normal with the scatter of single runs only: adding our ignorance of the mean would make an
         # unknown class look slow (and never tried) merely because it is unknown.
-        mean = np.exp(np.minimum(log_mean + 0.5 * noise_var, _LONGEST_LOG))
+        mean = np.exp(np.minimum(log_mean + 0.5 * noise_var, LONGEST_LOG))
         return Beliefs(run_mean=mean, run_std=mean * np.sqrt(np.expm1(var)), observations=self._count.copy())
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from nodewise.core.types import Beliefs, Floats, Rows, SlaClass
 
 Columns = dict[str, Any]
 
-_OVERDUE = 0.25
+OVERDUE = 0.25
 """A resident that has outlived its believed run time is given this many standard deviations more. A guess:
 re-predicting exactly was measured to be worth less than half a per cent."""
 
@@ -105,7 +105,7 @@ def left_s(residents: Floats, static: Columns, beliefs: Beliefs, now_s: float, h
     elapsed_s = now_s - residents[:, Resident.STARTED_S]
     elapsed_s[np.isnan(elapsed_s)] = 0.0
     expected_s = beliefs.run_mean.ravel()[cell] * scale - elapsed_s
-    overdue_s = _OVERDUE * beliefs.run_std.ravel()[cell] * scale
+    overdue_s = OVERDUE * beliefs.run_std.ravel()[cell] * scale
     return np.where(residents[:, Resident.ENDS] > 0, np.maximum(expected_s, overdue_s), horizon_s)
 
 

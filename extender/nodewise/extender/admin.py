@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Response
 
+from nodewise.extender.bundle_watch import BundleWatch
 from nodewise.extender.explain import explain
 from nodewise.extender.service import Service
 from nodewise.policies.learned import LearnedPolicy
 
 
-def admin_app(service: Service) -> FastAPI:
-    """The admin endpoints of one extender."""
+def admin_app(service: Service, watch: BundleWatch | None = None) -> FastAPI:
+    """The admin endpoints of one extender; `watch` is there if it serves a bundle from a folder."""
     app = FastAPI(title="Nodewise extender", docs_url="/docs", redoc_url=None)
 
     @app.get("/healthz")
@@ -29,6 +30,16 @@ def admin_app(service: Service) -> FastAPI:
             response.status_code = 503
         return {"status": reason or "ok", "policy": service.policy.name, "digest": service.policy.digest}
 
+    @app.get("/policy")
+    async def policy() -> dict[str, str | None]:
+        """What decides, the folder that a new bundle is expected in, and why what lies there now is refused, if so."""
+        return {
+            "name": service.policy.name,
+            "digest": service.policy.digest,
+            "bundle": str(watch.folder) if watch else None,
+            "refused": (watch.refused if watch else "") or None,
+        }
+
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus text."""
@@ -41,7 +52,7 @@ def admin_app(service: Service) -> FastAPI:
         if record is None:
             return _json({"error": _not_asked(service, namespace, pod)}, 404)
         columns = service.policy.card.column_names if isinstance(service.policy, LearnedPolicy) else ()
-        by_policy = record.decision.policy == service.policy.name
+        by_policy = record.decision.digest == service.policy.digest
         told = explain(record.decision, record.view, record.names, record.bound, columns if by_policy else ())
         return _json(told | {"time_s": record.time_s, "latency_us": record.latency_us})
 

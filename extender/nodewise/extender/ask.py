@@ -50,7 +50,7 @@ class Asker:
     def __init__(self, policy: Policy, rule: Policy, deadline_s: float) -> None:
         self.policy, self.rule, self.deadline_s = policy, rule, deadline_s
         self._late: Future[Scores] | None = None
-        self._threads = None if policy is rule else ThreadPoolExecutor(2, thread_name_prefix="policy")
+        self._threads = self._pool(policy)
 
     async def decide(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Decision:
         """The decision; `deadline_s` later at most if the policy hangs. Never raises."""
@@ -58,21 +58,30 @@ class Asker:
         decision = decide(pod, view, rows, asked, asked)
         if self._threads is None or asked.rows is None:  # the rule is the policy, or there is nothing to say
             return decision
-        own = await self._own(pod, view, asked.rows)
+        own = await self._own(self._threads, self.policy, pod, view, asked.rows)
         return decide(pod, view, rows, own, _Said(self.rule, asked.said))
 
-    async def _own(self, pod: PodRequest, view: ClusterView, rows: Rows) -> _Said:
-        if self._threads is None or (self._late is not None and not self._late.done()):
-            return self._late_answer("a call before this one has not come back")
-        call = self._threads.submit(self.policy.score, pod, view, rows)
+    def use(self, policy: Policy) -> None:
+        """Ask `policy` from the next decision on; one under way ends with the policy that it was begun with."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)  # a call that hangs there must not take a thread of the next policy's
+        self.policy, self._late, self._threads = policy, None, self._pool(policy)
+
+    async def _own(
+        self, threads: ThreadPoolExecutor, policy: Policy, pod: PodRequest, view: ClusterView, rows: Rows
+    ) -> _Said:
+        if self._late is not None and not self._late.done():
+            return _Said(policy, PolicyRefusalError(Fallback.DEADLINE, "a call before this one has not come back"))
+        call = threads.submit(policy.score, pod, view, rows)
         done, _ = await asyncio.wait((asyncio.wrap_future(call),), timeout=self.deadline_s)
         if not done:
-            self._late = call
-            return self._late_answer("no scores in time")
-        return _Said(self.policy, call.exception() or call.result())
+            if policy is self.policy:  # what hangs in a policy that was exchanged holds up nobody
+                self._late = call
+            return _Said(policy, PolicyRefusalError(Fallback.DEADLINE, "no scores in time"))
+        return _Said(policy, call.exception() or call.result())
 
-    def _late_answer(self, why: str) -> _Said:
-        return _Said(self.policy, PolicyRefusalError(Fallback.DEADLINE, why))
+    def _pool(self, policy: Policy) -> ThreadPoolExecutor | None:
+        return None if policy is self.rule else ThreadPoolExecutor(2, thread_name_prefix="policy")
 
     def close(self) -> None:
         """Wait for nothing: a hung call must not hold up the end of the process."""

@@ -26,6 +26,7 @@ from nodewise.core.state import ClusterState
 from nodewise.core.types import Policy
 from nodewise.extender import kube
 from nodewise.extender.admin import admin_app
+from nodewise.extender.bundle_watch import BundleWatch
 from nodewise.extender.cache import SeenNode, SeenPod, seen_node, seen_pod
 from nodewise.extender.front import Front
 from nodewise.extender.informer import Informer
@@ -33,6 +34,7 @@ from nodewise.extender.journal import Journal
 from nodewise.extender.service import Service
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.extender.warm_up import warm_up
+from nodewise.policies.learned import load
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Running:
 async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
     """Start everything, and stop it in the end. Raises UserError for settings that cannot work."""
     rule = policies.DEFAULT
+    watch = BundleWatch(settings.bundle, settings.bundle_poll_s) if settings.bundle else None  # before it is read
     policy = _policy(settings)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [
@@ -101,10 +104,11 @@ async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
         service.unready = partial(_unready, (nodes, pods), settings.stale_after_s)
         for informer in (nodes, pods):
             _watch_gauges(service, informer)
-        servers = [_uvicorn(Front(service, pods.wait_for)), _uvicorn(admin_app(service))]
+        servers = [_uvicorn(Front(service, pods.wait_for)), _uvicorn(admin_app(service, watch))]
         jobs = [
             _watch(nodes, pods),
             _keep(service),
+            *([watch.run(service)] if watch else []),
             *(server.serve([sock]) for server, sock in zip(servers, sockets, strict=True)),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -115,7 +119,7 @@ async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
         finally:
             for server in servers:
                 server.should_exit = True
-            await asyncio.wait(tasks[2:], timeout=5.0)
+            await asyncio.wait(tasks[-len(servers) :], timeout=5.0)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -149,11 +153,18 @@ def run(settings: ExtenderSettings, heartbeat_fd: int | None = None) -> None:
 
 
 def _policy(settings: ExtenderSettings) -> Policy:
-    if settings.bundle is None:
+    """What decides first: what was asked for, else the bundle that is built in if it is good, else the rule."""
+    if settings.bundle is None and settings.policy is None and policies.builtin() is None:
+        return policies.DEFAULT
+    if settings.bundle is None and settings.policy not in (None, policies.LEARNED):
         return policies.rule(settings.policy)
-    from nodewise.policies import learned  # brings the model's runtime with it, which rules do not need
-
-    return learned.load(settings.bundle)
+    try:
+        return load(policies.bundle_folder(settings.bundle))
+    except UserError as refused:
+        if settings.bundle is not None or settings.policy is not None:
+            raise
+        log.error("the learned policy that is built in is refused, so %s decides: %s", policies.DEFAULT.name, refused)
+        return policies.DEFAULT
 
 
 def _listen(host: str, port: int, flag: str) -> socket.socket:

@@ -46,13 +46,24 @@ class Service:
         state: ClusterState,
         journal: Journal | None = None,
     ) -> None:
-        self.settings, self.policy, self.journal = settings, policy, journal
+        self.settings, self.journal = settings, journal
         self.telemetry = Telemetry()
         self.records = Records()
         self.cache = Cache(state, self._bound)
         self.unready: Callable[[], str] = lambda: "starting"  # why no opinion may be given now; empty if it may
         self._asker = Asker(policy, rule, settings.deadline_ms / 1000.0)
+        self.telemetry.decides(policy)
         self._gauges()
+
+    @property
+    def policy(self) -> Policy:
+        """What decides now."""
+        return self._asker.policy
+
+    def use(self, policy: Policy) -> None:
+        """Let `policy` decide from the next request on."""
+        self._asker.use(policy)
+        self.telemetry.decides(policy)
 
     async def prioritize(self, body: bytes, now_s: float) -> Reply:
         """Reply to a prioritize request at `now_s` (epoch seconds). Never an error: no opinion costs nothing."""

@@ -21,8 +21,21 @@ class ExtenderSettings(BaseSettings):
     kubeconfig: Path | None = Field(
         None, description="File that names the cluster; without it the pod's service account, then $KUBECONFIG."
     )
-    policy: str = Field(policies.DEFAULT.name, description="Name of the rule that decides (see `nodewise policies`).")
-    bundle: Path | None = Field(None, description="Folder of a learned policy; it then decides instead of `policy`.")
+    policy: str | None = Field(
+        None,
+        description="Name of the rule that decides (see `nodewise policies`), or learned. Without it and a bundle: the "
+        f"learned policy that is built in, if there is one, else {policies.DEFAULT.name}.",
+    )
+    bundle: Path | None = Field(
+        None,
+        description="Folder of a learned policy that decides. A new bundle that takes its place is served without a "
+        "restart; one that is refused changes nothing.",
+    )
+    bundle_poll_s: float = Field(
+        5.0,
+        gt=0,
+        description="Time between looks at that folder. A change is loaded once two looks have found the same files.",
+    )
     journal: Path | None = Field(None, description="File to which every decision is appended as a line of JSON.")
     scheduler_name: str = Field(
         "nodewise", description="Pods of this schedulerName are ours; others get no opinion. Empty: every pod is ours."

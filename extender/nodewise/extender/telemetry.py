@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from nodewise.core.types import Policy
 
 _BUCKETS_S = (0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
@@ -29,7 +31,13 @@ class Telemetry:
         self.ignored_hints = counter("ignored_annotations", "Malformed annotations, at every request", "reason")
         self.unknown_nodes = counter("unknown_nodes", "Candidates that our cache does not know")
         self.assumed = counter("assumed", "Nodes charged for a pod before its binding was seen")
+        self.bundles = counter("bundles", "New bundles in the watched folder, by what became of them", "outcome")
+        self._policy = Info("nodewise_extender_policy", "What decides now", registry=self.registry)
         self.bound = counter("bound", "Pods of ours that were bound, by how that compares with our winner", "as")
+
+    def decides(self, policy: Policy) -> None:
+        """Tell which policy decides now."""
+        self._policy.info({"name": policy.name, "digest": policy.digest})
 
     def gauge(self, name: str, says: str, value: Callable[[], float]) -> None:
         """A number that is read when somebody asks for metrics."""

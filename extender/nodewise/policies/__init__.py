@@ -6,6 +6,8 @@ the simulator only: it is the same rule on other beliefs.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from nodewise.core.errors import UserError
 from nodewise.policies.blind import RANDOM, ROUND_ROBIN
 from nodewise.policies.economic import ECONOMIC
@@ -25,14 +27,33 @@ POLICIES: dict[str, Rule] = {
 }  # fmt: skip
 
 DEFAULT = ECONOMIC
-"""What decides when nothing else is asked for, and what stands in when a learned policy fails."""
+"""What decides when nothing else is asked for and no bundle is built in; stands in when a learned policy fails."""
+
+LEARNED = "learned"
+"""Asks for a bundle: the one of --bundle, or the one built in. Loaded, it has the name that its card gives it."""
+
+BUILT_IN: str | None = None
+"""The bundle in `bundles` beside this file that decides when nothing else is asked for; None: `DEFAULT` does."""
+
+_BUNDLES = Path(__file__).parent / "bundles"
+
+
+def builtin() -> Path | None:
+    """Folder of the bundle that is built in, if this version has one."""
+    return None if BUILT_IN is None else _BUNDLES / BUILT_IN
+
+
+def bundle_folder(given: Path | None) -> Path:
+    """Folder of policy `learned`: the given one, else the one built in. Raises UserError if there is neither."""
+    found = given or builtin()
+    if found is None:
+        raise UserError(f"policy {LEARNED!r} needs a bundle, and none is built in: name its folder with --bundle")
+    return found
 
 
 def rule(name: str) -> Rule:
     """The rule of this name. Raises UserError if there is none."""
     found = POLICIES.get(name)
-    if name == "learned":
-        raise UserError("policy 'learned' needs a bundle: name its folder with --bundle instead of --policy")
     if found is None:
         raise UserError(f"there is no policy {name!r}; choose one of {', '.join(POLICIES)} (see `nodewise policies`)")
     return found

@@ -1,4 +1,8 @@
-"""A policy that was learned: any bundle, checked before it may decide, run by onnxruntime on one thread."""
+"""A policy that was learned: any bundle, checked before it may decide, run by onnxruntime on one thread.
+
+The model is two graphs: `encoder.onnx` gives each node's encoding [M, H] from the columns of scope node; `head.onnx`
+gives the score [M] from it, the pair columns and those of the request (scopes pod and cluster), which have one value.
+"""
 
 from __future__ import annotations
 
@@ -9,85 +13,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodewise.core.card import PolicyCard
-from nodewise.core.columns import features
+from nodewise.core.columns import features_by_scope, split
 from nodewise.core.decide import PolicyRefusalError
 from nodewise.core.errors import UserError
 from nodewise.core.types import ClusterView, Fallback, PodRequest, Rows, Scores
-from nodewise.policies.bundle import MODEL, Golden, read_bundle
-from nodewise.policies.onnx_file import inspect
+from nodewise.policies.bundle import ENCODER, ENCODING, HEAD, NODE, PAIR, REQUEST, SCORE, Passed, read_bundle
+from nodewise.policies.checks import check_answers, check_graphs, check_signatures, check_sizes, first_line
 
-INPUT, OUTPUT = "features", "score"
-"""Names of the model's input [M, K] and output [M], both float32."""
-
-_TOLERANCE = 1e-5
 _MARGIN = 0.05
 """Part of a column's observed span by which a value may lie outside before the model is not asked."""
-_WARM_UP = (1, 100, 1000)
 
 
 class LearnedPolicy:
     """A loaded bundle; `load` makes it."""
 
-    def __init__(self, card: PolicyCard, session: Any) -> None:
+    def __init__(self, card: PolicyCard, encoder: Any, head: Any) -> None:
         self.card = card
-        self._session = session
+        self.name, self.digest = card.name, card.digest  # the digest is asked for at every decision
+        self._encoder, self._head = encoder, head
+        self._parts = tuple(np.array(part, np.intp) for part in split(card.column_names))
         told = [(c.observed_low, c.observed_high) for c in card.columns]
         low = np.array([-np.inf if a is None else a for a, _ in told])  # [K]
         high = np.array([np.inf if b is None else b for _, b in told])
         margin = np.array([0.0 if a is None or b is None else _MARGIN * (b - a) for a, b in told])
-        self._low, self._high = low - margin, high + margin
-
-    @property
-    def name(self) -> str:
-        """The name that its card gives it."""
-        return self.card.name
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the card and so of the bundle."""
-        return self.card.digest
+        self._ranges = [((low - margin)[part], (high + margin)[part]) for part in self._parts]
 
     def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
-        """Score of each candidate row [M].
+        """Score of each candidate row [M], M >= 1.
 
         Raises PolicyRefusalError if a column lies outside the range that the card observed, widened by a twentieth.
         """
-        seen = features(self.card.column_names, pod, view, rows)
-        outside = (seen < self._low) | (seen > self._high)
-        if outside.any():
-            row, k = np.argwhere(outside)[0]
-            old = self.card.columns[k]
-            raise PolicyRefusalError(
-                Fallback.OUT_OF_RANGE,
-                f"{old.name} is {seen[row, k]:g} on {view.nodes.name[rows[row]]}; the policy was trained on "
-                f"{old.observed_low:g} to {old.observed_high:g}",
-            )
-        return self.run(seen)
+        seen = features_by_scope(self.card.column_names, pod, view, rows)
+        for values, part, (low, high) in zip(seen, self._parts, self._ranges, strict=True):
+            outside = (values < low) | (values > high)
+            if outside.any():
+                *row, k = np.argwhere(outside)[0]
+                where = f" on {view.nodes.name[rows[row[0]]]}" if row else ""
+                old = self.card.columns[part[k]]
+                raise PolicyRefusalError(
+                    Fallback.OUT_OF_RANGE,
+                    f"{old.name} is {values[*row, k]:g}{where}; the policy was trained on {old.observed_low:g} to "
+                    f"{old.observed_high:g}",
+                )
+        return self._scores(*seen)
 
     def run(self, seen: NDArray[np.float32]) -> Scores:
-        """Scores [M] of a matrix of columns [M, K], in the card's order."""
-        scores: Scores = self._session.run([OUTPUT], {INPUT: seen})[0]
+        """Scores [M] of a matrix of columns [M, K] in the card's order; its first row tells of the request."""
+        node, pair, request = self._parts
+        return self._scores(
+            np.ascontiguousarray(seen[:, node]),
+            np.ascontiguousarray(seen[:, pair]),
+            np.ascontiguousarray(seen[0, request]),
+        )
+
+    def _scores(self, node: NDArray[np.float32], pair: NDArray[np.float32], request: NDArray[np.float32]) -> Scores:
+        encoding = self._encoder.run([ENCODING], {NODE: node})[0]
+        scores: Scores = self._head.run([SCORE], {ENCODING: encoding, PAIR: pair, REQUEST: request})[0]
         return scores
 
 
-def load(path: Path) -> LearnedPolicy:
-    """Load a bundle and show that it answers as it did when it was exported. Raises UserError naming what is wrong."""
-    bundle = read_bundle(path)
-    card = bundle.card
-    found = inspect(bundle.model)
-    if found.opset != card.opset:
-        raise UserError(f"{MODEL} imports operator set {found.opset} but its card says {card.opset}; export it again")
-    for name in found.external:
-        raise UserError(f"weight {name!r} of {MODEL} lies in another file, which no digest covers; export it in one")
-    for name in found.nans:
-        raise UserError(f"weight {name!r} of {MODEL} holds a nan; train it again")
-    policy = LearnedPolicy(card, _session(bundle.model))
-    _check_signature(policy, len(card.columns))
-    _check_answers(policy, bundle.golden)
+def load(path: Path, passed: Passed = lambda _: None) -> LearnedPolicy:
+    """Load a bundle and show that it answers as it did when it was exported. Raises UserError naming what is wrong.
+
+    `passed` is told of each check that was passed.
+    """
+    bundle = read_bundle(path, passed)
+    check_graphs(bundle, passed)
+    encoder, head = (_session(name, bundle.models[name]) for name in (ENCODER, HEAD))
+    check_signatures(encoder, head, bundle.card, passed)
+    policy = LearnedPolicy(bundle.card, encoder, head)
+    check_answers(policy.run, bundle.golden, passed)
+    check_sizes(policy.run, bundle.golden, passed)
     return policy
 
 
-def _session(model: bytes) -> Any:
+def _session(file: str, model: bytes) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -100,47 +100,4 @@ def _session(model: bytes) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions have no common base of their own
-        raise UserError(f"onnxruntime refuses {MODEL} ({_first_line(error)}); export the bundle again") from error
-
-
-def _check_signature(policy: LearnedPolicy, columns: int) -> None:
-    """Exactly one input and one output, by name, type and shape."""
-    for what, slots, name, shape in (
-        ("input", policy._session.get_inputs(), INPUT, [None, columns]),
-        ("output", policy._session.get_outputs(), OUTPUT, [None]),
-    ):
-        wanted = f"float32 {name!r} {_shape(shape)}"
-        got = ", ".join(f"{s.type} {s.name!r} {_shape(s.shape)}" for s in slots)
-        fits = len(slots) == 1 and slots[0].name == name and slots[0].type == "tensor(float)"
-        if not fits or [d if isinstance(d, int) else None for d in slots[0].shape] != shape:
-            raise UserError(f"the {what} of {MODEL} must be {wanted}, not {got}; export the bundle again")
-
-
-def _shape(shape: list[Any]) -> str:
-    return "[" + ", ".join(str(d) if isinstance(d, int) else "M" for d in shape) + "]"
-
-
-def _check_answers(policy: LearnedPolicy, golden: Golden) -> None:
-    """Recompute the golden scores, then run at several sizes so that the first request is not the slowest."""
-    for k, (seen, expected) in enumerate(golden):
-        scores = _run(policy, seen, f"features_{k}")
-        if not np.isfinite(scores).all():
-            raise UserError(f"{MODEL} gives scores that are not finite for features_{k}; train it again")
-        if scores.shape != expected.shape or not np.allclose(scores, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
-            raise UserError(f"{MODEL} does not give scores_{k} for features_{k} again; export the bundle again")
-    rows = np.concatenate([seen for seen, _ in golden])
-    for size in _WARM_UP:
-        scores = _run(policy, np.resize(rows, (size, rows.shape[1])), f"{size} candidates")
-        if scores.shape != (size,) or not np.isfinite(scores).all():
-            raise UserError(f"{MODEL} does not give one finite score for each of {size} candidates; train it again")
-
-
-def _run(policy: LearnedPolicy, seen: NDArray[np.float32], what: str) -> Scores:
-    try:
-        return policy.run(seen)
-    except Exception as error:  # as in _session
-        raise UserError(f"{MODEL} fails on {what} ({_first_line(error)}); export the bundle again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"onnxruntime refuses {file} ({first_line(error)}); export the bundle again") from error

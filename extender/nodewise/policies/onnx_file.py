@@ -16,7 +16,8 @@ from nodewise.core.errors import UserError
 Value = int | bytes
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MODEL_GRAPH, _MODEL_OPSET = 7, 8
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 7, 8, 25
+_FUNCTION_NODE = 7
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_OUTPUT, _NODE_ATTRIBUTE = 2, 5
@@ -39,8 +40,8 @@ class OnnxFile:
     """Names of weights that lie in other files, which no digest of this one covers."""
 
 
-def inspect(data: bytes) -> OnnxFile:
-    """Look into an ONNX model. Raises UserError if the bytes are not one."""
+def inspect(data: bytes, file: str) -> OnnxFile:
+    """Look into an ONNX model. Raises UserError naming `file` if the bytes are not one."""
     opset, nans, external = 0, [], []
     try:
         for field, value in _fields(data):
@@ -48,12 +49,13 @@ def inspect(data: bytes) -> OnnxFile:
                 parts = dict(_fields(_bytes(value)))
                 if parts.get(_OPSET_DOMAIN, b"") in (b"", b"ai.onnx"):
                     opset = int(parts.get(_OPSET_VERSION, 0))
-            elif field == _MODEL_GRAPH:
-                for name, has_nan, outside in _weights(_bytes(value)):
+            elif field in (_MODEL_GRAPH, _MODEL_FUNCTION):
+                found = _weights(_bytes(value)) if field == _MODEL_GRAPH else _function(_bytes(value))
+                for name, has_nan, outside in found:
                     nans += [name] if has_nan else []
                     external += [name] if outside else []
     except (ValueError, IndexError, RecursionError) as error:
-        raise UserError(f"the model is not an ONNX file ({error}); export the bundle again") from error
+        raise UserError(f"{file} is not an ONNX file ({error}); export the bundle again") from error
     return OnnxFile(opset, tuple(nans), tuple(external))
 
 
@@ -63,10 +65,21 @@ def _weights(graph: bytes) -> Iterator[tuple[str, bool, bool]]:
         if field == _GRAPH_INITIALIZER:
             yield _tensor(_bytes(value), "")
         elif field == _GRAPH_NODE:
-            node = [(f, v) for f, v in _fields(_bytes(value)) if f in (_NODE_OUTPUT, _NODE_ATTRIBUTE)]
-            name = next((_bytes(v).decode(errors="replace") for f, v in node if f == _NODE_OUTPUT), "")
-            for _, attribute in (n for n in node if n[0] == _NODE_ATTRIBUTE):
-                yield from _attribute(_bytes(attribute), name)
+            yield from _node(_bytes(value))
+
+
+def _function(function: bytes) -> Iterator[tuple[str, bool, bool]]:
+    for field, value in _fields(function):
+        if field == _FUNCTION_NODE:
+            yield from _node(_bytes(value))
+
+
+def _node(node: bytes) -> Iterator[tuple[str, bool, bool]]:
+    parts = [(f, _bytes(v)) for f, v in _fields(node) if f in (_NODE_OUTPUT, _NODE_ATTRIBUTE)]
+    name = next((v.decode(errors="replace") for f, v in parts if f == _NODE_OUTPUT), "")
+    for field, attribute in parts:
+        if field == _NODE_ATTRIBUTE:
+            yield from _attribute(attribute, name)
 
 
 def _attribute(attribute: bytes, node: str) -> Iterator[tuple[str, bool, bool]]:
