@@ -18,7 +18,7 @@ from nodewise.core.types import ClusterView, Floats, PodRequest, Rows
 from nodewise.policies.kube import in_tree
 from nodewise_simulator.world import SimPod
 
-_MIN_FEASIBLE = 100
+MIN_FEASIBLE = 100
 EXTENDER_WEIGHT = 150
 """kube-scheduler adds Score x weight x 10 to a node, and in-tree scores total at most 1,400 points (7 plugins x
 weights 1 to 3 x 100, and DynamicResources): at 150 one point of an extender's score (1,500) outvotes all of them, so
@@ -40,10 +40,36 @@ class Extender(Protocol):
 
 def feasible_to_find(nodes: int, percentage: int = 0) -> int:
     """How many feasible nodes end the search (`percentageOfNodesToScore`; 0 = the adaptive default)."""
-    if nodes < _MIN_FEASIBLE or percentage >= 100:
+    if nodes < MIN_FEASIBLE or percentage >= 100:
         return nodes
     share = percentage or max(50 - nodes // 125, 5)
-    return max(nodes * share // 100, _MIN_FEASIBLE)
+    return max(nodes * share // 100, MIN_FEASIBLE)
+
+
+def static_key(spec: Mapping[str, Any]) -> str:
+    """Pods of one key pass and fail the same nodes in `static_filter`."""
+    return repr((_required_terms(spec), spec.get("nodeSelector") or {}, spec.get("tolerations") or ()))
+
+
+def static_filter(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which nodes pass every filter but that for room: unschedulable, selector, required node affinity, taints [N]."""
+    terms, selector = _required_terms(spec), spec.get("nodeSelector") or {}
+    tolerations = spec.get("tolerations") or ()
+    return np.array(
+        [
+            not n.unschedulable
+            and all(n.labels.get(k) == v for k, v in selector.items())
+            and (not terms or any(matches_term(n.labels, n.name, term) for term in terms))
+            and all(tolerates(tolerations, t) for t in n.taints if t.get("effect") != "PreferNoSchedule")
+            for n in nodes
+        ]
+    )
+
+
+def _required_terms(spec: Mapping[str, Any]) -> Sequence[Any]:
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    return required.get("nodeSelectorTerms") or ()
 
 
 class KubeScheduler:
@@ -112,22 +138,10 @@ class KubeScheduler:
         return fits & static
 
     def _static_filter(self, spec: Mapping[str, Any]) -> NDArray[np.bool_]:
-        affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-        required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-        terms, selector = required.get("nodeSelectorTerms") or (), spec.get("nodeSelector") or {}
-        tolerations = spec.get("tolerations") or ()
-        key = repr((terms, selector, tolerations))
+        key = static_key(spec)
         found = self._static.get(key)
         if found is None:
-            found = self._static[key] = np.array(
-                [
-                    not n.unschedulable
-                    and all(n.labels.get(k) == v for k, v in selector.items())
-                    and (not terms or any(matches_term(n.labels, n.name, term) for term in terms))
-                    and all(tolerates(tolerations, t) for t in n.taints if t.get("effect") != "PreferNoSchedule")
-                    for n in self.nodes
-                ]
-            )
+            found = self._static[key] = static_filter(self.nodes, spec)
         return found
 
     def _sample(self, passes: NDArray[np.bool_]) -> Rows:

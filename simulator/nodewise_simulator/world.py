@@ -34,6 +34,10 @@ class SimPod:
     true_run_s: Floats  # [C] alone on a node of each class of `World.classes`; its own noise included
     sensitivity: float
     """Hidden slowdown when its node's other pods request all of the CPU."""
+    noise: float = 0.0
+    """Hidden: sigma of the log of what is random in `true_run_s`, alike on all classes."""
+    noise_factor: float = 1.0
+    """Hidden: what was drawn of it; `true_run_s` ÷ this is the median run time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,9 @@ class World:
         return {name: k for k, name in enumerate(self.classes)}
 
 
-def sim_pod(manifest: Json, true_run_s: Floats, sensitivity: float = 0.0) -> SimPod:
+def sim_pod(manifest: Json, true_run_s: Floats, sensitivity: float = 0.0, **noise: float) -> SimPod:
     """A pod from its manifest, read as the extender would read it."""
-    return SimPod(manifest, pod_request(manifest)[0], np.maximum(true_run_s, QUANTUM_S), sensitivity)
+    return SimPod(manifest, pod_request(manifest)[0], np.maximum(true_run_s, QUANTUM_S), sensitivity, **noise)
 
 
 def pod_manifest(name: str, created_s: float, annotations: Mapping[str, str], requests: Json, **spec: Any) -> Json:

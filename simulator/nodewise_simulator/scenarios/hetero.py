@@ -158,7 +158,8 @@ def _pod(
 ) -> SimPod:  # fmt: skip
     size = float(np.exp(rng.normal(0.0, workload.size_spread)))
     usual_s = workload.base_s * size
-    true_s = usual_s * float(np.exp(rng.normal(0.0, workload.noise))) / workload.speed
+    drawn = float(np.exp(rng.normal(0.0, workload.noise)))
+    true_s = usual_s * drawn / workload.speed
     told_s = usual_s * float(np.exp(rng.normal(0.0, 0.15)))
     sla = SlaClass(int(rng.choice(3, p=shares)))
     slack = rng.uniform(1.5, 3.5) if sla is SlaClass.PRODUCTION else rng.uniform(3.0, 8.0)
@@ -176,7 +177,7 @@ def _pod(
     manifest = pod_manifest(name, now_s, annotations, requests, **spec)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
     manifest["metadata"]["ownerReferences"] = [owner]
-    return sim_pod(manifest, true_s, workload.sensitivity)
+    return sim_pod(manifest, true_s, workload.sensitivity, noise=workload.noise, noise_factor=drawn)
 
 
 def _runs_on(archs: list[str]) -> dict[str, Any]:

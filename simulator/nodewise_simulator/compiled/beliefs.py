@@ -1,0 +1,128 @@
+"""The run-time estimator of `nodewise.core.estimator`, compiled: the same model on the same numbers, one cell at a time.
+
+Sums are added in another order than numpy's, so results agree to rounding, not to the last bit; a test holds the two
+together.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nodewise.core.estimator import LONGEST_LOG, MOST_VAR, SHORTEST_LOG
+from nodewise_simulator.compiled.fuse import jit
+
+PRIOR_RUN_S, PRIOR_SPREAD, DESCRIBED_SPREAD, CLASS_SPREAD, AFFINITY_SPREAD, CELL_SPREAD, NOISE, NOISE_WEIGHT, DECAY = (
+    range(9)
+)
+"""Indices of the estimator's settings, as `flat.estimator_settings` gives them; in logs but the first and last two."""
+
+COUNT, SUM, SUM_SQ, MEAN, STD = range(5)
+"""First index of `cells` [5, W, C]: decayed evidence, and the tables made of it."""
+
+
+@jit
+def observe(settings, described, cells, row_factor, col_factor, row_var, col_var, row, column, run, slowdown):
+    """Learn from one finished pod; as `RunTimeEstimator.observe`."""
+    if not (0.0 < run < np.inf and 0.0 < slowdown < np.inf):
+        return
+    y = min(max(math.log(run) - math.log(slowdown), SHORTEST_LOG), LONGEST_LOG)
+    keep = settings[DECAY]
+    n, total = cells[COUNT, row, column] * keep, cells[SUM, row, column] * keep
+    before = y - total / n if n > 0.0 else 0.0
+    cells[COUNT, row, column], cells[SUM, row, column] = n + 1.0, total + y
+    after = y - (total + y) / (n + 1.0)
+    cells[SUM_SQ, row, column] = cells[SUM_SQ, row, column] * keep + before * after
+    # Its row again: the row's own level and directions, from the columns it was seen on.
+    prior = 0.0 if described[row] else math.log(settings[PRIOR_RUN_S])
+    spread = settings[DESCRIBED_SPREAD] if described[row] else settings[PRIOR_SPREAD]
+    a = np.zeros(9)
+    a[0], a[3], a[5] = 1.0 / (spread * spread), 1.0, 1.0
+    for c in range(cells.shape[2]):
+        count = cells[COUNT, row, c]
+        if count > 0.0:
+            target = cells[SUM, row, c] / count - prior - col_factor[c, 0]
+            _add_evidence(a, _weight(settings, count), target, col_factor[c, 1], col_factor[c, 2])
+    row_var[row] = _ridge(a, row_factor[row])
+    # And its column, from the rows that were seen on it.
+    a = np.zeros(9)
+    a[0] = 1.0 / (settings[CLASS_SPREAD] * settings[CLASS_SPREAD])
+    a[3] = a[5] = 1.0 / (settings[AFFINITY_SPREAD] * settings[AFFINITY_SPREAD])
+    for w in range(cells.shape[1]):
+        count = cells[COUNT, w, column]
+        if count > 0.0:
+            prior = 0.0 if described[w] else math.log(settings[PRIOR_RUN_S])
+            target = cells[SUM, w, column] / count - prior - row_factor[w, 0]
+            _add_evidence(a, _weight(settings, count), target, row_factor[w, 1], row_factor[w, 2])
+    col_var[column] = _ridge(a, col_factor[column])
+
+
+@jit
+def _weight(settings, count):
+    return count / (settings[NOISE] * settings[NOISE] + count * (settings[CELL_SPREAD] * settings[CELL_SPREAD]))
+
+
+@jit
+def _add_evidence(a, weight, target, u, v):
+    """Add a row (1, u, v) with this weight and target to a = (upper triangle of the precision [6], right side [3])."""
+    a[0] += weight
+    a[1] += weight * u
+    a[2] += weight * v
+    a[3] += weight * u * u
+    a[4] += weight * u * v
+    a[5] += weight * v * v
+    a[6] += weight * target
+    a[7] += weight * u * target
+    a[8] += weight * v * target
+
+
+@jit
+def _ridge(a, solution):
+    """Solve the symmetric 3x3 system; returns the first diagonal element of the inverse."""
+    c00 = a[3] * a[5] - a[4] * a[4]
+    c01 = a[2] * a[4] - a[1] * a[5]
+    c02 = a[1] * a[4] - a[2] * a[3]
+    c11 = a[0] * a[5] - a[2] * a[2]
+    c12 = a[1] * a[2] - a[0] * a[4]
+    c22 = a[0] * a[3] - a[1] * a[1]
+    det = a[0] * c00 + a[1] * c01 + a[2] * c02
+    solution[0] = (c00 * a[6] + c01 * a[7] + c02 * a[8]) / det
+    solution[1] = (c01 * a[6] + c11 * a[7] + c12 * a[8]) / det
+    solution[2] = (c02 * a[6] + c12 * a[7] + c22 * a[8]) / det
+    return c00 / det
+
+
+@jit
+def tables(settings, described, cells, row_factor, col_factor, row_var, col_var):
+    """Write the tables MEAN and STD of `cells`; as `RunTimeEstimator.beliefs`."""
+    rows, columns = cells.shape[1], cells.shape[2]
+    of_column = np.zeros(columns)
+    for w in range(rows):
+        for c in range(columns):
+            of_column[c] += cells[COUNT, w, c]
+    noise_sq = settings[NOISE] * settings[NOISE]
+    for w in range(rows):
+        of_row, squares, freedom = 0.0, 0.0, 0.0
+        for c in range(columns):
+            of_row += cells[COUNT, w, c]
+            squares += cells[SUM_SQ, w, c]
+            freedom += max(cells[COUNT, w, c] - 1.0, 0.0)
+        noise_var = (settings[NOISE_WEIGHT] * noise_sq + squares) / (settings[NOISE_WEIGHT] + freedom)
+        prior = 0.0 if described[w] else math.log(settings[PRIOR_RUN_S])
+        for c in range(columns):
+            low_rank = prior + row_factor[w, 0] + col_factor[c, 0]
+            if of_row > 0.0 and of_column[c] > 0.0:
+                low_rank += row_factor[w, 1] * col_factor[c, 1] + row_factor[w, 2] * col_factor[c, 2]
+            prior_var = (
+                row_var[w] + col_var[c] + settings[CELL_SPREAD] * settings[CELL_SPREAD]
+                + settings[AFFINITY_SPREAD] * settings[AFFINITY_SPREAD] / (1.0 + of_row + of_column[c])
+            )  # fmt: skip
+            count = cells[COUNT, w, c]
+            own = cells[SUM, w, c] / count if count > 0.0 else 0.0
+            precision = count / noise_var
+            mean_var = 1.0 / (1.0 / prior_var + precision)
+            log_mean = mean_var * (low_rank / prior_var + own * precision)
+            mean = math.exp(min(log_mean + 0.5 * noise_var, LONGEST_LOG))
+            cells[MEAN, w, c] = mean
+            cells[STD, w, c] = mean * math.sqrt(math.expm1(min(noise_var + mean_var, MOST_VAR)))

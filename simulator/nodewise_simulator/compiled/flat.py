@@ -1,0 +1,126 @@
+"""A world as flat arrays: what the compiled engine reads and never writes."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodewise.core import cost
+from nodewise.core.errors import UserError
+from nodewise.core.estimator import EstimatorSettings, RunTimeEstimator
+from nodewise.core.kinds import TREATMENTS
+from nodewise.core.types import CostRates, Floats
+from nodewise_simulator.scheduler import static_filter, static_key
+from nodewise_simulator.world import SimPod, World
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """One world. N nodes, P pods in order of arrival, C classes, W workloads; second indices are named in `kernels`."""
+
+    pod_f: Floats  # [P, 15]
+    pod_i: Ints  # [P, 9]
+    true_s: Floats  # [P, C] hidden: run time alone
+    node_f: Floats  # [N, 7]
+    node_class: Ints  # [N]
+    node_name: NDArray[np.uint8]  # [N, L] zero-terminated
+    masks: NDArray[np.bool_]  # [G, N] nodes that pass every filter but that for room
+    settings: Floats  # [12] of the estimator, then of the rates
+    delay_rate: Floats  # [3] cents per second by SLA class
+    described: NDArray[np.bool_]  # [W]
+    row_factor: Floats  # [W, 1 + rank] the estimator before it saw anything
+    col_factor: Floats  # [C, 1 + rank]
+
+
+def flatten(world: World, rates: CostRates | None = None) -> Flat:
+    """The arrays of a world.
+
+    Raises UserError for what the compiled engine does not model: queues at nodes, ticks, preferences, and pods that do
+    not say which of several architectures they run on.
+    """
+    _check(world)
+    rates, settings = rates or CostRates(), EstimatorSettings()
+    estimator = RunTimeEstimator(settings)
+    for name in world.classes:
+        estimator.column(name)
+    requests = [p.request for p in world.pods]
+    belief_row = [estimator.row(r) for r in requests]
+    state = estimator.state()
+    specs = {static_key(p.manifest["spec"]): p.manifest["spec"] for p in world.pods}
+    row_of_key = {key: k for k, key in enumerate(specs)}
+    mask = [row_of_key[static_key(p.manifest["spec"])] for p in world.pods]
+    owners: dict[str, int] = {}
+    rank = np.empty(len(requests), np.int64)
+    rank[np.argsort([r.uid for r in requests], kind="stable")] = np.arange(len(requests))
+    pod_f = np.array([_pod_f(p, rates) for p in world.pods])
+    pod_i = np.array(
+        [
+            (
+                int(r.sla), r.priority if world.by_priority else 0, belief_row[k], TREATMENTS[r.kind].ends,
+                TREATMENTS[r.kind].teaches_speed, owners.setdefault(f"{r.namespace}/{r.owner}", k) if r.owner else -1,
+                rank[k], zlib.crc32(r.uid.encode()), mask[k],
+            )
+            for k, r in enumerate(requests)
+        ],
+        np.int64,
+    )  # fmt: skip
+    names = [n.name.encode() for n in world.nodes]
+    width = max(map(len, names)) + 1
+    made = (
+        settings.prior_run_s, settings.prior_spread, settings.described_spread, settings.class_spread,
+        settings.affinity_spread, settings.cell_spread, settings.noise, settings.noise_weight, settings.decay,
+        rates.contention, rates.service_horizon_s, float(cost.energy_cents(rates, 1.0)),
+    )  # fmt: skip
+    return Flat(
+        pod_f=pod_f,
+        pod_i=pod_i,
+        true_s=np.stack([p.true_run_s for p in world.pods]),
+        node_f=np.array(
+            [
+                (n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable,
+                 n.price_usd_per_h, n.idle_w, n.peak_w)
+                for n in world.nodes
+            ]
+        ),
+        node_class=np.array([world.class_of[n.node_class] for n in world.nodes], np.int64),
+        node_name=np.array([list(n.ljust(width, b"\0")) for n in names], np.uint8),
+        masks=np.stack([static_filter(world.nodes, spec) for spec in specs.values()]),
+        settings=np.array(made),
+        delay_rate=np.array([cost.delay_cents_per_s(rates, k) for k in range(3)]),
+        described=np.array([d for _, d in estimator.workloads], bool),
+        row_factor=np.array(state["row_factor"], float),
+        col_factor=np.array(state["col_factor"], float),
+    )  # fmt: skip
+
+
+def _check(world: World) -> None:
+    def refuse(what: str) -> UserError:
+        return UserError(f"the compiled engine does not model {what} (scenario {world.scenario})")
+
+    if world.fifo or world.tick_s > 0.0:
+        raise refuse("queues at nodes and placement at ticks")
+    if any(t.get("effect") == "PreferNoSchedule" for n in world.nodes for t in n.taints):
+        raise refuse("soft taints")
+    archs = {n.arch for n in world.nodes}
+    for pod in world.pods:
+        r = pod.request
+        if r.preferred_node_terms or r.preferred_topologies:
+            raise refuse(f"preferences, as pod {r.name} has")
+        if r.pinned or not TREATMENTS[r.kind].scored or (len(archs) > 1 and not r.archs):
+            raise refuse(f"pods without an opinion of ours, as {r.name}")
+
+
+def _pod_f(pod: SimPod, rates: CostRates) -> tuple[float, ...]:
+    r = pod.request
+    told = r.expected_run_s == r.expected_run_s
+    return (
+        r.created_s, r.deadline_s, r.cpu_milli, r.cpu_nonzero_milli, r.memory_bytes, r.memory_nonzero_bytes,
+        r.gpus_milli, r.expected_run_s if told else 0.0, r.expected_run_s if told else 1.0, pod.sensitivity,
+        cost.delay_cents_per_s(rates, r.sla), cost.late_cents(rates, r.sla),
+        rates.value_cents[r.sla] * rates.node_loss_probability, pod.noise, pod.noise_factor,
+    )  # fmt: skip

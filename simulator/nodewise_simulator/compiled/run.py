@@ -1,0 +1,172 @@
+"""The Python face of the compiled engine: states that can be copied, policies, recordings, and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodewise.core.types import Floats
+from nodewise.policies.economic import TERMS
+from nodewise_simulator.compiled import kernels as kn
+from nodewise_simulator.compiled.flat import Flat, Ints
+from nodewise_simulator.compiled.fuse import Kernel, of_scope
+from nodewise_simulator.engine import Outcome
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class State:
+    """What changes while a world is played; `copy()` lets several continuations begin at one point."""
+
+    node: Floats  # [N, NODE_WIDTH]
+    slot_i: Ints  # [2, N, CAP]
+    slot_f: Floats  # [3, N, CAP]
+    count: Ints  # [N] pods on each node
+    counters: Ints  # [N] order in which the nodes' next ends were foreseen
+    pod: Floats  # [P, 5]
+    pod_node: Ints  # [P] -1 while it has none
+    pending: Ints  # [P]
+    queued: Floats  # [3]
+    number: Ints  # [NUMBERS]
+    cells: Floats  # [5, W, C]
+    row_factor: Floats  # [W, 3]
+    col_factor: Floats  # [C, 3]
+    row_var: Floats  # [W]
+    col_var: Floats  # [C]
+
+    @classmethod
+    def start(cls, flat: Flat) -> State:
+        """An empty cluster before the first arrival."""
+        n, p = len(flat.node_f), len(flat.pod_f)
+        w, c = len(flat.row_factor), len(flat.col_factor)
+        cap = int(min(flat.node_f[:, kn.POD_ROOM].max(), p)) + 1
+        node = np.zeros((n, kn.NODE_WIDTH))
+        node[:, kn.FREE : kn.FREE + 4] = flat.node_f[:, :4]
+        node[:, kn.NEXT_END] = np.inf
+        number = np.zeros(kn.NUMBERS, np.int64)
+        number[kn.STALE] = 1
+        spread = np.where(flat.described, flat.settings[2], flat.settings[1])
+        return cls(
+            node=node, slot_i=np.zeros((2, n, cap), np.int64), slot_f=np.zeros((3, n, cap)),
+            count=np.zeros(n, np.int64), counters=np.zeros(n, np.int64), pod=np.full((p, 5), np.nan),
+            pod_node=np.full(p, -1, np.int64), pending=np.zeros(p, np.int64), queued=np.zeros(3), number=number,
+            cells=np.zeros((5, w, c)), row_factor=flat.row_factor.copy(), col_factor=flat.col_factor.copy(),
+            row_var=spread**2, col_var=np.full(c, flat.settings[3] ** 2),
+        )  # fmt: skip
+
+    def copy(self) -> State:
+        """An independent state at the same point."""
+        return State(*(getattr(self, f.name).copy() for f in fields(self)))
+
+    def arrays(self) -> tuple[Any, ...]:
+        """In the kernel's order."""
+        return tuple(getattr(self, f.name) for f in fields(self))
+
+    def foreseen_s(self, flat: Flat, pods: Ints) -> Floats:
+        """Whole run time of pods that run, if their neighbours stay as they are [len(pods)]; nan for others."""
+        whole_s = np.full(len(flat.pod_f), np.nan)
+        for row, count in enumerate(self.count):
+            running = self.slot_i[kn.RUNNING, row, :count]
+            left_s = self.slot_f[kn.LEFT, row, :count] / self.slot_f[kn.SPEED, row, :count]
+            whole_s[running] = self.node[row, kn.UPDATED] + left_s - self.pod[running, kn.STARTED_S]
+        return whole_s[pods]
+
+    def outcomes(self, names: Sequence[str]) -> list[Outcome]:
+        """As the reference engine gives them; `names` of the nodes in row order."""
+        return [
+            Outcome(k, names[row] if row >= 0 else "", *self.pod[k, :3].tolist())
+            for k, row in enumerate(self.pod_node.tolist())
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """A scorer for the kernel: `weights` and `sizes` of `nodewise_simulator.scorer.weights_of`.
+
+    `low` and `high` [K], in the order of `columns`, are what it may be asked about, as `LearnedPolicy` checks it.
+    """
+
+    columns: tuple[str, ...]
+    weights: F32
+    sizes: Ints
+    low: Floats
+    high: Floats
+
+    @classmethod
+    def unbounded(cls, columns: tuple[str, ...], weights: F32, sizes: Ints) -> Net:
+        """Asked about everything."""
+        return cls(columns, weights, sizes, np.full(len(columns), -np.inf), np.full(len(columns), np.inf))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Decisions as they were taken, R at most, of M nodes at most."""
+
+    node: F32  # [R, M, Kn]
+    pair: F32  # [R, M, Kr]
+    request: F32  # [R, Kp]
+    choice: Ints  # [R, 3] pod, number of candidates, index of the chosen one
+    logp: Floats  # [R]
+
+    @classmethod
+    def room(cls, size: int, nodes: int, columns: tuple[str, ...]) -> Record:
+        """For `size` decisions."""
+        kn_, kr, kq = (len(of_scope(columns, *s)) for s in (("node",), ("pair",), ("pod", "cluster")))
+        return cls(
+            np.zeros((size, nodes, kn_), np.float32), np.zeros((size, nodes, kr), np.float32),
+            np.zeros((size, kq), np.float32), np.zeros((size, 3), np.int64), np.zeros(size),
+        )  # fmt: skip
+
+
+_NO_NET = Net.unbounded((), np.zeros(0, np.float32), np.zeros(4, np.int64))
+_player = cache(kn.player)
+_NONE = np.zeros(0)
+
+
+def play_rule(flat: Flat, state: State, until: int | None = None, weights: Floats | None = None) -> None:
+    """Play on until the pods before `until` have arrived (None: to the end); the least weighted sum of cost terms wins.
+
+    `weights` [7], in the order of `nodewise.policies.economic.TERMS`; ones, which are the default, are `economic`.
+    """
+    made = np.ones(len(TERMS)) if weights is None else weights
+    _play(flat, state, (kn.RULE, made), _NO_NET, 0.0, _NONE, None, 0, until)
+
+
+def play_net(flat: Flat, state: State, net: Net, until: int | None = None) -> None:
+    """Play on with the scorer's best node, and with `economic` where it may not be asked."""
+    _play(flat, state, (kn.GREEDY, np.ones(len(TERMS))), net, 0.0, _NONE, None, 0, until)
+
+
+def play_sampled(
+    flat: Flat, state: State, net: Net, sharpness: float, uniforms: Floats, record: Record | None, record_from: int,
+    until: int,
+) -> None:  # fmt: skip
+    """Play on with nodes drawn from softmax(sharpness × score), by uniforms [P]; pods from `record_from` are recorded."""
+    _play(flat, state, (kn.SAMPLE, np.ones(len(TERMS))), net, sharpness, uniforms, record, record_from, until)
+
+
+def _play(
+    flat: Flat, state: State, who: tuple[int, Floats], net: Net, sharpness: float, uniforms: Floats,
+    record: Record | None, record_from: int, until: int | None,
+) -> None:  # fmt: skip
+    kernel: Kernel = _player(net.columns)
+    order = {name: k for k, name in enumerate(net.columns)}
+    ends = []
+    for scopes in (("node",), ("pair",), ("pod", "cluster")):
+        index = [order[name] for name in of_scope(net.columns, *scopes)]
+        ends += [net.low[index], net.high[index]]
+    written = record or Record.room(0, len(flat.node_f), net.columns)
+    policy = (*who, net.weights, net.sizes, *ends, sharpness, uniforms)
+    read = (
+        flat.pod_f, flat.pod_i, flat.true_s, flat.node_f, flat.node_class, flat.node_name, flat.masks, flat.settings,
+        flat.delay_rate, flat.described,
+    )  # fmt: skip
+    state.number[kn.RECORDED] = 0
+    recorded = (written.node, written.pair, written.request, written.choice, written.logp, record_from)
+    kernel(read, state.arrays(), policy, recorded, len(flat.pod_f) + 1 if until is None else until)
