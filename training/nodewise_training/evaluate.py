@@ -5,51 +5,69 @@ For watching training only. What is published comes from `nodewise compare`: the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nodewise.core.types import Floats
+from nodewise_simulator.compare import ratio_interval
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Flat
 from nodewise_simulator.compiled.run import Net, State, play_net, play_rule
 from nodewise_training.returns import expected_cents
+from nodewise_training.worlds import processes, world
+
+Ints = NDArray[np.int64]
 
 COUNTED = 0.4
 """Part of a world's pods, the last ones, that is counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Expected cost of a policy on some worlds, beside `economic` on the same."""
-
-    ratio: float
-    departed: float
-    """Share of decisions that were not `economic`'s on the same state."""
-    refused: float
-    """Share of decisions that the policy left to `economic`, because a column was outside its range."""
+SEEDS = range(901, 913)
+"""Worlds of validation, for each scenario; neither trained on nor published."""
 
 
 class Validation:
-    """Worlds with the cost of `economic` on them."""
+    """Worlds of scenarios, and what `economic` costs on them. Raises UserError for an unknown scenario."""
 
-    def __init__(self, flats: Sequence[Flat], threads: int) -> None:
-        self._flats, self._pool = tuple(flats), ThreadPoolExecutor(threads)
-        self._bar = np.array(list(self._pool.map(lambda flat: _cost(flat, None)[0], self._flats)))
+    def __init__(self, scenario_texts: Sequence[str], seeds: Sequence[int] = SEEDS) -> None:
+        with processes(os.cpu_count() or 1) as pool:
+            made = {text: pool.map(world, [text] * len(seeds), seeds) for text in scenario_texts}
+            self._worlds = {text: list(flats) for text, flats in made.items()}
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+        self._bar = {text: self._play(text, None)[0] for text in self._worlds}
 
-    def score(self, net: Net) -> Score:
-        """Play all worlds with a policy."""
-        got = list(self._pool.map(lambda flat: _cost(flat, net), self._flats))
-        asked = sum(number[kn.ASKED] for _, number in got)
-        return Score(
-            ratio=float(np.sum([cost for cost, _ in got]) / self._bar.sum()),
-            departed=float(sum(number[kn.DEPARTED] for _, number in got) / asked),
-            refused=float(sum(number[kn.REFUSED] for _, number in got) / asked),
-        )
+    def rows(self, net: Net) -> list[Mapping[str, Any]]:
+        """A row for each scenario: `ratio` of expected cost to `economic` with its paired 95 % interval over worlds.
+
+        `departed` is the share of decisions that were not the one that `economic` took on the same state, `refused` of
+        those left to it because a column lay outside its range.
+        """
+        made: list[Mapping[str, Any]] = []
+        for text in self._worlds:
+            cents, number = self._play(text, net)
+            low, high = ratio_interval(cents, self._bar[text])
+            asked = number[:, kn.ASKED].sum()
+            made.append(
+                {
+                    "scenario": text, "worlds": len(cents), "ratio": float(cents.sum() / self._bar[text].sum()),
+                    "low": low, "high": high, "departed": float(number[:, kn.DEPARTED].sum() / asked),
+                    "refused": float(number[:, kn.REFUSED].sum() / asked),
+                }
+            )  # fmt: skip
+        return made
+
+    def _play(self, text: str, net: Net | None) -> tuple[Floats, Ints]:
+        played = list(self._threads.map(lambda flat: _played(flat, net), self._worlds[text]))
+        return np.array([cents for cents, _ in played]), np.stack([number for _, number in played])
 
 
-def _cost(flat: Flat, net: Net | None) -> tuple[float, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+def _played(flat: Flat, net: Net | None) -> tuple[float, Ints]:
+    """Mean expected cost of the counted pods, and the state's numbers."""
     state, pods = State.start(flat), len(flat.pod_f)
     if net is None:
         play_rule(flat, state)

@@ -23,6 +23,7 @@ from torch import nn
 from nodewise.core.card import PolicyCard, column_now
 from nodewise.core.errors import UserError
 from nodewise.policies.bundle import ENCODER, ENCODING, HEAD, NODE, PAIR, REQUEST, SCORE, write_bundle
+from nodewise.policies.checks import TOLERANCE, apart
 from nodewise_simulator.scorer import score, weights_of
 from nodewise_training.nets import Scorer
 
@@ -30,8 +31,6 @@ F32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 OPSET = 18
-TOLERANCE = 1e-5
-"""How far two runtimes may lie apart, relative to the score or, below one cent, in cents."""
 
 _GOLDEN_SIZES = (1, 3, 60, 200)
 _PARITY_SIZES = (1, 2, 17, 60, 1000)
@@ -149,11 +148,11 @@ def _samples(scorer: Scorer, recorded: Sequence[F32], sizes: Sequence[int]) -> I
 
 
 def _compare(name: str, scores: F32, expected: F32) -> None:
-    apart = np.abs(scores - expected) / np.maximum(1.0, np.abs(expected))
-    if not apart.max() <= TOLERANCE:  # nan too
+    found = apart(scores, expected)
+    if not found <= TOLERANCE:  # nan too
         raise UserError(
-            f"{name} and torch score {expected.size} candidates up to {apart.max():.1e} apart, and {TOLERANCE:g} is "
-            "allowed; train again with a smaller learning rate, or report it if weights are of ordinary size"
+            f"{name} and torch score {expected.size} candidates up to {found:.1e} apart, and {TOLERANCE:g} is allowed; "
+            "train again with a smaller learning rate, or report it if weights are of ordinary size"
         )
 
 

@@ -1,12 +1,13 @@
 """What a placement cost, as a learner is told: expected cents, with what nobody could foresee taken out.
 
-Two ideas against noise, which is all that stands between a rollout and the gradient in it:
+Two ideas against the noise that stands between a rollout and the gradient in it:
 
 - *Expected-cost reward.* A pod's run time has a part of its own that no placement changes. Its cost is therefore not
   what it came to, but its expectation over that part, given the contention that it met.
 - *Difference reward* (Wolpert and Tumer, "Optimal payoff functions for members of collectives", 2001). A decision is
-  charged with its own pod's cost and with what that pod did to all others on its node, then and later: the cost that
-  would not be there without it, everybody else staying where they are. The engine adds that up as it goes.
+  charged with its own pod's cost and with what that pod did to all others, then and later: the cost that would not be
+  there without it. Those on its node it slowed; those that its room would have suited went elsewhere. The engine adds
+  that up as it goes (`compiled.credit`).
 
 The baseline is the mean of what the same pod cost in the other rollouts of the same trace (leave-one-out; Mao et al.,
 "Variance reduction for reinforcement learning in input-driven environments", ICLR 2019; Kool et al. 2019).
@@ -22,6 +23,9 @@ from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Flat
 from nodewise_simulator.compiled.run import State
+
+_MOST_TAUGHT = 3.0
+"""Early on a first observation would outweigh everything else many times over."""
 
 
 def expected_cents(flat: Flat, state: State, pods: NDArray[np.int64]) -> Floats:
@@ -44,6 +48,17 @@ def expected_cents(flat: Flat, state: State, pods: NDArray[np.int64]) -> Floats:
         + share * node[:, kn.PRICE] * mean_s * (100.0 / 3600.0)
     )  # fmt: skip
     return cents
+
+
+def to_others_cents(state: State, pods: NDArray[np.int64], information: float) -> Floats:
+    """What pods cost all others [len(pods)], in cents.
+
+    That is harm on their nodes, what later pods lost for want of their room, less `information` × what their runs
+    taught: the knowledge gradient of their workload on the class of their node when they were bound, over all pods of
+    the workload, at most `_MOST_TAUGHT`.
+    """
+    taught: Floats = np.minimum(information * state.pod[pods, kn.TAUGHT], _MOST_TAUGHT)
+    return state.pod[pods, kn.HARM] + state.pod[pods, kn.DISPLACED] - taught
 
 
 def leave_one_out(costs: Floats) -> Floats:

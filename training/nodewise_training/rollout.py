@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Self
 
 import numpy as np
@@ -14,27 +13,28 @@ from numpy.typing import NDArray
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
-from nodewise_simulator import scenarios
 from nodewise_simulator.compiled import kernels as kn
-from nodewise_simulator.compiled.flat import Flat, flatten
+from nodewise_simulator.compiled.flat import Flat
 from nodewise_simulator.compiled.run import Net, Record, State, play_net, play_rule, play_sampled
-from nodewise_training.returns import expected_cents, leave_one_out, normalised
+from nodewise_training.returns import expected_cents, leave_one_out, normalised, to_others_cents
+from nodewise_training.worlds import processes, world
 
 Ints = NDArray[np.int64]
-
 
 FIRST_SEED = 1_000_000
 """Worlds of training seed s begin at (s + 1) × this: far above every seed that anything is evaluated on."""
 _APPROACH = 300
 """Pods that the policy places before a segment, so that it learns from clusters as it leaves them."""
+_COLD = 0.06
+"""Part of a world's pods that only fill it, before the first segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is rolled out for one update."""
+    """How much is rolled out for one update, and how a decision is credited."""
 
-    worlds: int = 4
-    segments: int = 2
+    worlds: int = 2
+    segments: int = 4
     """Disjoint stretches of each world's pods that are learned from."""
     rollouts: int = 4
     """Continuations of the same segment, which are each other's baseline."""
@@ -44,29 +44,29 @@ class Plan:
     """Pods played after it, so that what its decisions did to others is seen."""
     sharpness: float = 20.0
     """Decisions are drawn from softmax(sharpness × score in cents)."""
+    information: float = 1.0
+    """Weight of what a run would teach; see `returns.to_others_cents`."""
     clip: float = 4.0
     """Advantages are cut at this many of their standard deviations."""
+
+    @property
+    def least_pods(self) -> int:
+        """How many pods a world must have."""
+        learned = self.segments * self.decisions + self.tail
+        return max(int(learned / (1.0 - _COLD)) + 1, learned + _APPROACH)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Recorded decisions of R rollouts, and their advantages."""
+    """Decisions as they were taken, with their advantages; D rows, of which `index` names those to learn from."""
 
-    records: Sequence[Record]
-    advantage: Floats  # [R, decisions] nan where there is nothing to learn
-    cost: float
-    """Mean expected cents of a decided pod."""
+    record: Record  # of D rows
+    advantage: Floats  # [D]
+    index: Ints
+    cents: float
+    """Mean expected cost of a decided pod."""
     departed: float
     """Share of decisions that were not the rule's."""
-
-    def index(self) -> Ints:
-        """(rollout, decision) of everything that can be learned from [n, 2]."""
-        return np.argwhere(~np.isnan(self.advantage))
-
-
-def world(scenario: str, seed: int) -> Flat:
-    """The flat world of a scenario and seed."""
-    return flatten(scenarios.make(scenario, seed))
 
 
 class Collector:
@@ -74,10 +74,10 @@ class Collector:
 
     def __init__(self, scenario_texts: Sequence[str], columns: tuple[str, ...], plan: Plan, seed: int) -> None:
         self._scenarios, self._columns, self._plan, self._seed = tuple(scenario_texts), columns, plan, seed
-        self._processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self._processes = processes(1)
         self._threads = ThreadPoolExecutor(os.cpu_count())
         self._ahead: dict[int, list[Future[Flat]]] = {}
-        self._records: list[Record] = []
+        self._record: Record | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -89,30 +89,31 @@ class Collector:
     def collect(self, net: Net, iteration: int) -> Batch:
         """Roll the policy out on the worlds of an iteration; the same for the same seed, iteration and weights.
 
-        The records are overwritten by the next call.
+        The record is overwritten by the next call. Raises UserError for a scenario that cannot be learned from.
         """
+        plan = self._plan
         for ahead in (iteration, iteration + 1):
             if ahead not in self._ahead:
                 jobs = [self._processes.submit(world, text, seed) for text, seed in self._worlds(ahead)]
                 self._ahead[ahead] = jobs
         flats = [job.result() for job in self._ahead.pop(iteration)]
-        share = self._plan.segments * self._plan.rollouts
-        if not self._records:
-            nodes = max(len(flat.node_f) for flat in flats)
-            count = self._plan.worlds * share
-            self._records = [Record.room(self._plan.decisions, nodes, self._columns) for _ in range(count)]
+        share = plan.segments * plan.rollouts * plan.decisions
+        if self._record is None:
+            self._record = Record.room(plan.worlds * share, max(len(f.node_f) for f in flats), self._columns)
         rolling = [
             self._threads.submit(
-                roll_out, flat, net, self._plan, self._records[k * share : (k + 1) * share], (self._seed, iteration, k)
+                roll_out, flat, net, plan, self._record.part(k * share, share), (self._seed, iteration, k)
             )
             for k, flat in enumerate(flats)
         ]
         parts = [job.result() for job in rolling]
+        advantage = np.concatenate([part.advantage for part in parts])
         return Batch(
-            self._records,
-            np.concatenate([part.advantage for part in parts]),
-            float(np.nanmean(np.concatenate([part.cents for part in parts]))),
-            sum(part.departed for part in parts) / max(sum(part.asked for part in parts), 1),
+            record=self._record,
+            advantage=advantage,
+            index=np.flatnonzero(~np.isnan(advantage)),
+            cents=float(np.mean([part.cents for part in parts])),
+            departed=sum(part.departed for part in parts) / max(sum(part.asked for part in parts), 1),
         )
 
     def _worlds(self, iteration: int) -> Iterator[tuple[str, int]]:
@@ -123,50 +124,49 @@ class Collector:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What came of one world; R rollouts of P pods."""
+    """What came of one world."""
 
-    advantage: Floats  # [R, P] of each record's decisions; nan beyond the recorded ones
-    cents: Floats  # [R, P] expected cost of each pod; nan where no decision was recorded
+    advantage: Floats  # by row of the record; nan where no decision was recorded
+    cents: float
     departed: int
     asked: int
 
 
-def roll_out(flat: Flat, net: Net, plan: Plan, records: Sequence[Record], seed: Sequence[int]) -> Part:
-    """Fill `records` [segments × rollouts] with what is sampled on a world; same seed, same records.
+def roll_out(flat: Flat, net: Net, plan: Plan, record: Record, seed: Sequence[int]) -> Part:
+    """Fill `record` [segments × rollouts × decisions] with what is sampled on a world; same seed, same record.
 
     Each segment begins where `economic`, and for the last stretch the policy itself, have led. Raises UserError for a
     world that is too short.
     """
-    rng, pods = np.random.default_rng(seed), len(flat.pod_f)
-    first, last = pods * 3 // 10, pods - plan.tail
-    span = (last - first) // plan.segments
-    if span < plan.decisions or first < _APPROACH:
-        least = (plan.segments * plan.decisions + plan.tail) * 10 // 7 + 1
-        raise UserError(f"a world of {pods} pods is too short to learn from; give the scenario {least}, warm-up included")
-    cents = np.full((len(records), plan.decisions), np.nan)
-    charged, departed, asked = cents.copy(), 0, 0
-    places: list[Ints] = []  # of each record's decisions among the segment's pods
+    rng, pods, size = np.random.default_rng(seed), len(flat.pod_f), plan.decisions
+    if pods < plan.least_pods:
+        raise UserError(
+            f"a world of {pods} pods is too short to learn from; give the scenario {plan.least_pods}, its warm-up "
+            "included"
+        )
+    first = max(int(pods * _COLD), _APPROACH)
+    span = (pods - plan.tail - first) // plan.segments
+    shape = (plan.segments, plan.rollouts, size)
+    cents, charged = np.full(shape, np.nan), np.full(shape, np.nan)
+    place = np.full(shape, -1)  # of each recorded decision, its pod's among those of the segment
+    departed = asked = 0
     trunk = State.start(flat)
     for segment in range(plan.segments):
-        begin = first + segment * span + int(rng.integers(0, span - plan.decisions + 1))
+        begin = first + segment * span + int(rng.integers(0, span - size + 1))
         play_rule(flat, trunk, begin - _APPROACH)
         start = trunk.copy()
         play_net(flat, start, net, begin)
         start.number[[kn.ASKED, kn.DEPARTED]] = 0
-        for k in range(segment * plan.rollouts, (segment + 1) * plan.rollouts):
-            state, record, uniforms = start.copy(), records[k], rng.random(pods)
-            play_sampled(flat, state, net, plan.sharpness, uniforms, record, begin, begin + plan.decisions)
-            asked, departed = asked + state.number[kn.ASKED], departed + state.number[kn.DEPARTED]
-            decided = record.choice[: state.number[kn.RECORDED], 0]
-            play_net(flat, state, net, begin + plan.decisions + plan.tail)
-            places.append(decided - begin)
-            cents[k, places[k]] = expected_cents(flat, state, decided)
-            charged[k, places[k]] = cents[k, places[k]] + state.pod[decided, kn.HARM]
-    shape = (plan.segments, plan.rollouts, plan.decisions)
-    advantage = np.stack([leave_one_out(of_segment) for of_segment in charged.reshape(shape)])
-    by_pod = normalised(advantage, plan.clip).reshape(charged.shape)
-    by_record = np.full_like(by_pod, np.nan)
-    for k, place in enumerate(places):
-        by_record[k, : len(place)] = by_pod[k, place]
-    return Part(by_record, cents, int(departed), int(asked))
-
+        for k in range(plan.rollouts):
+            state, mine = start.copy(), record.part((segment * plan.rollouts + k) * size, size)
+            play_sampled(flat, state, net, plan.sharpness, rng.random(pods), mine, begin, begin + size)
+            asked, departed = asked + int(state.number[kn.ASKED]), departed + int(state.number[kn.DEPARTED])
+            decided = mine.choice[: state.number[kn.RECORDED], 0].copy()
+            play_net(flat, state, net, begin + size + plan.tail, charge=True)
+            place[segment, k, : len(decided)] = decided - begin
+            own = expected_cents(flat, state, decided)
+            cents[segment, k, decided - begin] = own
+            charged[segment, k, decided - begin] = own + to_others_cents(state, decided, plan.information)
+    by_pod = np.stack([normalised(leave_one_out(of_segment), plan.clip) for of_segment in charged])
+    by_record = np.where(place >= 0, np.take_along_axis(by_pod, np.maximum(place, 0), axis=-1), np.nan)
+    return Part(by_record.ravel(), float(np.nanmean(cents)), departed, asked)

@@ -19,6 +19,8 @@ COMMANDS = {
     "compare": "Run policies side by side on the same worlds, with paired intervals.",
     "policies": "List the policies, a line each.",
     "extender": "Serve kube-scheduler's extender calls.",
+    "train": "Learn a policy in the simulator.",
+    "export": "Write the policy of a training run as a bundle.",
     "bundle": "Show what a learned policy holds, or check that it would be served.",
     "explain": "Say why a pod was placed where it is.",
     "bench": "Measure the extender, and the scheduler with and without it.",
@@ -82,7 +84,7 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except ModuleNotFoundError as missing:
             if (missing.name or "nodewise").startswith("nodewise"):
                 raise
-            how = "pip install 'nodewise[extender,simulator]'"
+            how = "pip install 'nodewise[extender,simulator,training]'"
             typer.echo(f"nodewise: this command needs the package {missing.name}: {how}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
         except KeyboardInterrupt:

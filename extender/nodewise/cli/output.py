@@ -114,19 +114,26 @@ def commit() -> str:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on stderr, one for each label that (label, done, total) is told of; lines where that is no terminal."""
+def progress() -> Iterator[Callable[..., None]]:
+    """Bars on stderr, one for each label that (label, done, total) is told of; lines where that is no terminal.
+
+    A fourth argument is a note on how it goes, shown behind the label.
+    """
     where = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
+    notes: dict[str, str] = {}
     with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as bars:
 
-        def tell(label: str, done: int, total: int) -> None:
+        def tell(label: str, done: int, total: int, note: str = "") -> None:
             if label not in tasks:
                 tasks[label] = bars.add_task(label, total=total)
-                if not where.is_terminal:
+                if not where.is_terminal and not note:
                     where.print(f"{label}: {total} to do", highlight=False)
-            bars.update(tasks[label], completed=done, total=total)
+            if note and notes.get(label) != note and not where.is_terminal:
+                where.print(f"{label}: {note} ({done / max(total, 1):.0%} done)", highlight=False)
+            notes[label] = note
+            bars.update(tasks[label], completed=done, total=total, description=f"{label}: {note}" if note else label)
 
         yield tell
 

@@ -11,11 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
+import numpy as np
+
 from nodewise.core.columns import COLUMNS
 from nodewise.core.errors import UserError
+from nodewise.core.types import Floats
 
 FORMAT = 2
 """Version of the bundle's layout and of this card."""
+
+_MARGIN = 0.05
 
 T = TypeVar("T")
 
@@ -65,6 +70,13 @@ class PolicyCard:
         """Names of the columns in their order [K]."""
         return tuple(c.name for c in self.columns)
 
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Least and greatest value of each column [K] that the model is asked about: what was observed, widened."""
+        seen = [(c.observed_low, c.observed_high) for c in self.columns]
+        low = np.array([-np.inf if a is None else a for a, _ in seen])
+        high = np.array([np.inf if b is None else b for _, b in seen])
+        return widened(low, high)
+
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON of this card, and so, by `files`, of the whole bundle."""
@@ -110,6 +122,13 @@ class PolicyCard:
             results=_get(told, "results", _object, "the card"),
             files=_files(_get(told, "files", _object, "the card")),
         )
+
+
+def widened(low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Observed ranges [K] with a twentieth of their span added at both ends; an open end stays open."""
+    with np.errstate(invalid="ignore"):
+        margin = np.where(np.isfinite(high - low), _MARGIN * (high - low), 0.0)
+    return low - margin, high + margin
 
 
 def column_now(name: str, observed_low: float | None = None, observed_high: float | None = None) -> CardColumn:

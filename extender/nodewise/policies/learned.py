@@ -20,9 +20,6 @@ from nodewise.core.types import ClusterView, Fallback, PodRequest, Rows, Scores
 from nodewise.policies.bundle import ENCODER, ENCODING, HEAD, NODE, PAIR, REQUEST, SCORE, Passed, read_bundle
 from nodewise.policies.checks import check_answers, check_graphs, check_signatures, check_sizes, first_line
 
-_MARGIN = 0.05
-"""Part of a column's observed span by which a value may lie outside before the model is not asked."""
-
 
 class LearnedPolicy:
     """A loaded bundle; `load` makes it."""
@@ -32,11 +29,8 @@ class LearnedPolicy:
         self.name, self.digest = card.name, card.digest  # the digest is asked for at every decision
         self._encoder, self._head = encoder, head
         self._parts = tuple(np.array(part, np.intp) for part in split(card.column_names))
-        told = [(c.observed_low, c.observed_high) for c in card.columns]
-        low = np.array([-np.inf if a is None else a for a, _ in told])  # [K]
-        high = np.array([np.inf if b is None else b for _, b in told])
-        margin = np.array([0.0 if a is None or b is None else _MARGIN * (b - a) for a, b in told])
-        self._ranges = [((low - margin)[part], (high + margin)[part]) for part in self._parts]
+        low, high = card.bounds()
+        self._ranges = [(low[part], high[part]) for part in self._parts]
 
     def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
         """Score of each candidate row [M], M >= 1.

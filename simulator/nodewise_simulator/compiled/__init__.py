@@ -1,1 +1,1 @@
-"""The compiled engine: worlds as flat arrays, the columns of `nodewise.core` fused into one kernel, numba throughout."""
+"""The compiled engine: worlds as flat arrays, the columns of `nodewise.core` fused into one kernel, all in numba."""

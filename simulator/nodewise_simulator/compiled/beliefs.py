@@ -1,4 +1,4 @@
-"""The run-time estimator of `nodewise.core.estimator`, compiled: the same model on the same numbers, one cell at a time.
+"""The estimator of `nodewise.core.estimator`, compiled: the same model on the same numbers, one cell at a time.
 
 Sums are added in another order than numpy's, so results agree to rounding, not to the last bit; a test holds the two
 together.
@@ -7,23 +7,31 @@ together.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nodewise.core.estimator import LONGEST_LOG, MOST_VAR, SHORTEST_LOG
+from nodewise.core.types import Floats
 from nodewise_simulator.compiled.fuse import jit
+
+Bools = NDArray[np.bool_]
 
 PRIOR_RUN_S, PRIOR_SPREAD, DESCRIBED_SPREAD, CLASS_SPREAD, AFFINITY_SPREAD, CELL_SPREAD, NOISE, NOISE_WEIGHT, DECAY = (
     range(9)
 )
 """Indices of the estimator's settings, as `flat.estimator_settings` gives them; in logs but the first and last two."""
 
-COUNT, SUM, SUM_SQ, MEAN, STD = range(5)
-"""First index of `cells` [5, W, C]: decayed evidence, and the tables made of it."""
+COUNT, SUM, SUM_SQ, MEAN, STD, MEAN_VAR, NOISE_VAR = range(7)
+"""First index of `cells` [7, W, C]: decayed evidence, and the tables made of it; the variances are of logs."""
 
 
 @jit
-def observe(settings, described, cells, row_factor, col_factor, row_var, col_var, row, column, run, slowdown):
+def observe(
+    settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
+    col_var: Floats, row: int, column: int, run: float, slowdown: float,
+) -> None:  # fmt: skip
     """Learn from one finished pod; as `RunTimeEstimator.observe`."""
     if not (0.0 < run < np.inf and 0.0 < slowdown < np.inf):
         return
@@ -59,12 +67,12 @@ def observe(settings, described, cells, row_factor, col_factor, row_var, col_var
 
 
 @jit
-def _weight(settings, count):
+def _weight(settings: Floats, count: float) -> Any:
     return count / (settings[NOISE] * settings[NOISE] + count * (settings[CELL_SPREAD] * settings[CELL_SPREAD]))
 
 
 @jit
-def _add_evidence(a, weight, target, u, v):
+def _add_evidence(a: Floats, weight: float, target: float, u: float, v: float) -> None:
     """Add a row (1, u, v) with this weight and target to a = (upper triangle of the precision [6], right side [3])."""
     a[0] += weight
     a[1] += weight * u
@@ -78,7 +86,7 @@ def _add_evidence(a, weight, target, u, v):
 
 
 @jit
-def _ridge(a, solution):
+def _ridge(a: Floats, solution: Floats) -> Any:
     """Solve the symmetric 3x3 system; returns the first diagonal element of the inverse."""
     c00 = a[3] * a[5] - a[4] * a[4]
     c01 = a[2] * a[4] - a[1] * a[5]
@@ -94,7 +102,10 @@ def _ridge(a, solution):
 
 
 @jit
-def tables(settings, described, cells, row_factor, col_factor, row_var, col_var):
+def tables(
+    settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
+    col_var: Floats,
+) -> None:  # fmt: skip
     """Write the tables MEAN and STD of `cells`; as `RunTimeEstimator.beliefs`."""
     rows, columns = cells.shape[1], cells.shape[2]
     of_column = np.zeros(columns)
@@ -125,4 +136,29 @@ def tables(settings, described, cells, row_factor, col_factor, row_var, col_var)
             log_mean = mean_var * (low_rank / prior_var + own * precision)
             mean = math.exp(min(log_mean + 0.5 * noise_var, LONGEST_LOG))
             cells[MEAN, w, c] = mean
+            cells[MEAN_VAR, w, c], cells[NOISE_VAR, w, c] = mean_var, noise_var
             cells[STD, w, c] = mean * math.sqrt(math.expm1(min(noise_var + mean_var, MOST_VAR)))
+
+
+RATE, OPEN, VOLUME = range(3)
+"""First index of `Flat.stakes` [3, W, C]: cents of a unit of believed run time, whether any node of the class is open
+to the workload, how many of its pods a world has."""
+
+
+@jit
+def knowledge_gradient(cells: Floats, stakes: Floats, w: int, c: int) -> Any:
+    """What one more observed run of workload w on node class c is expected to be worth to each later pod, in cents.
+
+    Source: Frazier, Powell and Dayanik, "A knowledge-gradient policy for sequential information collection", 2008: the
+    expected gain of the best believed class by the shift that an observation can bring. From beliefs alone.
+    """
+    others = np.inf
+    for k in range(cells.shape[2]):
+        if k != c and stakes[OPEN, w, k] > 0.0:
+            others = min(others, cells[MEAN, w, k] * stakes[RATE, w, k])
+    if others == np.inf:
+        return 0.0
+    own, var = cells[MEAN, w, c] * stakes[RATE, w, c], cells[MEAN_VAR, w, c]
+    shift = own * math.sqrt(var * var / (var + cells[NOISE_VAR, w, c]))
+    z = abs(own - others) / max(shift, 1e-12)
+    return shift * (math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) - z * 0.5 * math.erfc(z / math.sqrt(2.0)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class Flat:
     described: NDArray[np.bool_]  # [W]
     row_factor: Floats  # [W, 1 + rank] the estimator before it saw anything
     col_factor: Floats  # [C, 1 + rank]
+    stakes: Floats  # [3, W, C] for `beliefs.knowledge_gradient`
 
 
 def flatten(world: World, rates: CostRates | None = None) -> Flat:
@@ -76,26 +78,48 @@ def flatten(world: World, rates: CostRates | None = None) -> Flat:
         settings.affinity_spread, settings.cell_spread, settings.noise, settings.noise_weight, settings.decay,
         rates.contention, rates.service_horizon_s, float(cost.energy_cents(rates, 1.0)),
     )  # fmt: skip
+    true_s = np.stack([p.true_run_s for p in world.pods])
+    node_f = np.array(
+        [
+            (n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable,
+             n.price_usd_per_h, n.idle_w, n.peak_w)
+            for n in world.nodes
+        ]
+    )  # fmt: skip
+    node_class = np.array([world.class_of[n.node_class] for n in world.nodes], np.int64)
+    allowed = np.stack([static_filter(world.nodes, spec) for spec in specs.values()])
     return Flat(
         pod_f=pod_f,
         pod_i=pod_i,
-        true_s=np.stack([p.true_run_s for p in world.pods]),
-        node_f=np.array(
-            [
-                (n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable,
-                 n.price_usd_per_h, n.idle_w, n.peak_w)
-                for n in world.nodes
-            ]
-        ),
-        node_class=np.array([world.class_of[n.node_class] for n in world.nodes], np.int64),
+        true_s=true_s,
+        node_f=node_f,
+        node_class=node_class,
         node_name=np.array([list(n.ljust(width, b"\0")) for n in names], np.uint8),
-        masks=np.stack([static_filter(world.nodes, spec) for spec in specs.values()]),
+        masks=allowed,
         settings=np.array(made),
         delay_rate=np.array([cost.delay_cents_per_s(rates, k) for k in range(3)]),
         described=np.array([d for _, d in estimator.workloads], bool),
         row_factor=np.array(state["row_factor"], float),
         col_factor=np.array(state["col_factor"], float),
+        stakes=_stakes(pod_f, pod_i, node_f, node_class, allowed),
     )  # fmt: skip
+
+
+def _stakes(pod_f: Floats, pod_i: Ints, node_f: Floats, node_class: Ints, masks: Any) -> Floats:
+    """See `beliefs.knowledge_gradient`; means over all pods of a workload."""
+    rows, columns = int(pod_i[:, 2].max()) + 1, int(node_class.max()) + 1
+    made = np.zeros((3, rows, columns))
+    for w in range(rows):
+        mine = pod_i[:, 2] == w
+        f = pod_f[mine]
+        made[2, w] = mine.sum()
+        for c in range(columns):
+            nodes = node_class == c
+            room = np.maximum(node_f[nodes][0, :3], 1.0)
+            share = np.minimum((f[:, [2, 4, 6]] / room).max(axis=1), 1.0)
+            made[0, w, c] = (f[:, 8] * (f[:, 10] + share * node_f[nodes][0, 4] * (100.0 / 3600.0))).mean()
+            made[1, w, c] = masks[pod_i[mine, 8][0]][nodes].any()
+    return made
 
 
 def _check(world: World) -> None:
@@ -106,6 +130,9 @@ def _check(world: World) -> None:
         raise refuse("queues at nodes and placement at ticks")
     if any(t.get("effect") == "PreferNoSchedule" for n in world.nodes for t in n.taints):
         raise refuse("soft taints")
+    arrivals = [p.request.created_s for p in world.pods]
+    if arrivals != sorted(arrivals):
+        raise refuse("pods that are not in order of arrival")
     archs = {n.arch for n in world.nodes}
     for pod in world.pods:
         r = pod.request

@@ -1,5 +1,8 @@
-"""The columns of `nodewise.core` as compiled kernels: the very functions that numpy runs, compiled for one node at a
-time and linked into one call that writes all of them. There is no second definition of any column."""
+"""The columns of `nodewise.core` as compiled kernels, for one node at a time.
+
+They are the very functions that numpy runs, linked into one call that writes all of them. There is no second
+definition of any column.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ import numpy as np
 from numba.extending import overload, register_jitable
 
 from nodewise.core import columns, cost
-from nodewise.core.columns import COLUMNS, Column, Scope
-from nodewise.core.types import Floats
+from nodewise.core.columns import COLUMNS, Scope
 
 Kernel = Callable[..., Any]
 
 jit: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil=True)
 """Division as in numpy (by zero: inf or nan), and no lock of the interpreter held."""
+
+inlined: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil=True, forceinline=True)
+"""As `jit`, and never a call: what takes or gives long tuples is passed through memory otherwise."""
 
 for _helper in (
     columns.contended_run_s, columns.flow_s, columns.late_probability, columns.node_share,
@@ -37,6 +42,10 @@ def _choose(when: Any, then: Any, otherwise: Any) -> Any:
     return then if when else otherwise
 
 
+OVERLOADS = (_select, _choose)
+"""What numba puts in the place of others' functions, and so nobody finds who follows the calls."""
+
+
 def of_scope(names: Sequence[str], *scopes: Scope) -> tuple[str, ...]:
     """Those of the named columns that are of these scopes, in the order given."""
     return tuple(name for name in names if COLUMNS[name].scope in scopes)
@@ -46,53 +55,41 @@ def of_scope(names: Sequence[str], *scopes: Scope) -> tuple[str, ...]:
 def fuse(names: tuple[str, ...]) -> Kernel:
     """`write(out, k, *given)`: the named columns, all of one scope, clipped, into out[k:] (float32 or float64).
 
-    `given` is what the columns of that scope take (`nodewise.core.columns`), as NamedTuples of float64 scalars. Raises
-    KeyError for an unknown column.
+    `given` is what the columns of that scope take (`nodewise.core.columns`), as NamedTuples of float64 scalars. Returns
+    the k behind the last. Raises KeyError for an unknown column.
     """
-    write = jit(_nothing)
-    for name in reversed(names):
-        write = _link(COLUMNS[name], write)
-    return write
+    lines = [f"value_{k} = column_{k}(*given)" for k in range(len(names))]
+    return _written("out, k, *given", [*lines, *_stores(names), f"return k + {len(names)}"], names)
 
 
 @cache
-def weighted_sum(names: tuple[str, ...]) -> Kernel:
-    """`total(weights, k, *given)`: Σ weights[k + j] × column j, float64, unclipped and in order, as rules add them."""
-    total = jit(_zero)
-    for name in names[::-1]:
-        total = _add(COLUMNS[name], total)
-    return total
+def priced(names: tuple[str, ...], terms: tuple[str, ...]) -> Kernel:
+    """As `fuse`, of scope pair, and the price of the pair: `write(out, k, weights, *given)` returns Σ weights × terms.
+
+    The sum is of unclipped values, added in the order of `terms`, as rules add them; a term that is also among the
+    names is computed once.
+    """
+    needed = (*names, *(name for name in terms if name not in names))
+    lines = [f"value_{k} = column_{k}(*given)" for k in range(len(needed))]
+    total = " + ".join(["0.0", *(f"weights[{k}] * value_{needed.index(name)}" for k, name in enumerate(terms))])
+    return _written("out, k, weights, *given", [*lines, *_stores(names), f"return {total}"], needed)
 
 
-def compiled(name: str) -> Kernel:
-    """One column, unclipped."""
-    return jit(COLUMNS[name].fn)
+@cache
+def compiled(fn: Callable[..., Any]) -> Kernel:
+    """A column's function; unclipped."""
+    return inlined(fn)
 
 
-def _nothing(out: Floats, k: int, *given: Any) -> None:  # noqa: ARG001  the end of the chain
-    pass
+def _stores(names: Sequence[str]) -> list[str]:
+    limits = [(float(COLUMNS[name].low), float(COLUMNS[name].high)) for name in names]
+    return [f"out[k + {k}] = fmin(fmax(value_{k}, {low!r}), {high!r})" for k, (low, high) in enumerate(limits)]
 
 
-def _zero(so_far: float, weights: Floats, k: int, *given: Any) -> float:  # noqa: ARG001  the end of the chain
-    return so_far
-
-
-def _link(col: Column, rest: Kernel) -> Kernel:
-    fn, low, high = jit(col.fn), float(col.low), float(col.high)
-
-    @jit
-    def write(out: Floats, k: int, *given: Any) -> None:
-        out[k] = np.fmin(np.fmax(fn(*given), low), high)
-        rest(out, k + 1, *given)
-
-    return write
-
-
-def _add(col: Column, rest: Kernel) -> Kernel:
-    fn = jit(col.fn)
-
-    @jit
-    def total(so_far: float, weights: Floats, k: int, *given: Any) -> Any:
-        return rest(so_far + weights[k] * fn(*given), weights, k + 1, *given)
-
-    return total
+def _written(given: str, lines: Sequence[str], names: Sequence[str]) -> Kernel:
+    """A kernel of these lines. One long function compiles twice as fast as one that calls another for each column."""
+    known: dict[str, Any] = {f"column_{k}": compiled(COLUMNS[name].fn) for k, name in enumerate(names)}
+    known |= {"fmin": np.fmin, "fmax": np.fmax, "__name__": __name__}
+    text = f"def write({given}):\n" + "".join(f"    {line}\n" for line in lines)
+    exec(text, known)  # noqa: S102  of names of columns and numbers of ours
+    return inlined(known["write"])

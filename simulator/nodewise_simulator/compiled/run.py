@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from nodewise.core.types import Floats
 from nodewise.policies.economic import TERMS
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Flat, Ints
-from nodewise_simulator.compiled.fuse import Kernel, of_scope
+from nodewise_simulator.compiled.fuse import of_scope
+from nodewise_simulator.compiled.play import player
 from nodewise_simulator.engine import Outcome
 
 F32 = NDArray[np.float32]
@@ -29,12 +29,12 @@ class State:
     slot_f: Floats  # [3, N, CAP]
     count: Ints  # [N] pods on each node
     counters: Ints  # [N] order in which the nodes' next ends were foreseen
-    pod: Floats  # [P, 5]
+    pod: Floats  # [P, 8]
     pod_node: Ints  # [P] -1 while it has none
     pending: Ints  # [P]
     queued: Floats  # [3]
     number: Ints  # [NUMBERS]
-    cells: Floats  # [5, W, C]
+    cells: Floats  # [7, W, C]
     row_factor: Floats  # [W, 3]
     col_factor: Floats  # [C, 3]
     row_var: Floats  # [W]
@@ -54,9 +54,9 @@ class State:
         spread = np.where(flat.described, flat.settings[2], flat.settings[1])
         return cls(
             node=node, slot_i=np.zeros((2, n, cap), np.int64), slot_f=np.zeros((3, n, cap)),
-            count=np.zeros(n, np.int64), counters=np.zeros(n, np.int64), pod=np.full((p, 5), np.nan),
+            count=np.zeros(n, np.int64), counters=np.zeros(n, np.int64), pod=np.full((p, 8), np.nan),
             pod_node=np.full(p, -1, np.int64), pending=np.zeros(p, np.int64), queued=np.zeros(3), number=number,
-            cells=np.zeros((5, w, c)), row_factor=flat.row_factor.copy(), col_factor=flat.col_factor.copy(),
+            cells=np.zeros((7, w, c)), row_factor=flat.row_factor.copy(), col_factor=flat.col_factor.copy(),
             row_var=spread**2, col_var=np.full(c, flat.settings[3] ** 2),
         )  # fmt: skip
 
@@ -114,6 +114,10 @@ class Record:
     choice: Ints  # [R, 3] pod, number of candidates, index of the chosen one
     logp: Floats  # [R]
 
+    def part(self, begin: int, size: int) -> Record:
+        """A view of some rows."""
+        return Record(*(getattr(self, f.name)[begin : begin + size] for f in fields(self)))
+
     @classmethod
     def room(cls, size: int, nodes: int, columns: tuple[str, ...]) -> Record:
         """For `size` decisions."""
@@ -125,7 +129,6 @@ class Record:
 
 
 _NO_NET = Net.unbounded((), np.zeros(0, np.float32), np.zeros(4, np.int64))
-_player = cache(kn.player)
 _NONE = np.zeros(0)
 
 
@@ -138,34 +141,37 @@ def play_rule(flat: Flat, state: State, until: int | None = None, weights: Float
     _play(flat, state, (kn.RULE, made), _NO_NET, 0.0, _NONE, None, 0, until)
 
 
-def play_net(flat: Flat, state: State, net: Net, until: int | None = None) -> None:
-    """Play on with the scorer's best node, and with `economic` where it may not be asked."""
-    _play(flat, state, (kn.GREEDY, np.ones(len(TERMS))), net, 0.0, _NONE, None, 0, until)
+def play_net(flat: Flat, state: State, net: Net, until: int | None = None, *, charge: bool = False) -> None:
+    """Play on with the scorer's best node, and with `economic` where it may not be asked.
+
+    `charge`: see `credit.charge_displaced`.
+    """
+    _play(flat, state, (kn.GREEDY, np.ones(len(TERMS))), net, 0.0, _NONE, None, 0, until, charge)
 
 
 def play_sampled(
     flat: Flat, state: State, net: Net, sharpness: float, uniforms: Floats, record: Record | None, record_from: int,
     until: int,
 ) -> None:  # fmt: skip
-    """Play on with nodes drawn from softmax(sharpness × score), by uniforms [P]; pods from `record_from` are recorded."""
-    _play(flat, state, (kn.SAMPLE, np.ones(len(TERMS))), net, sharpness, uniforms, record, record_from, until)
+    """Play on with nodes drawn from softmax(sharpness × score), by uniforms [P]; record pods from `record_from` on."""
+    _play(flat, state, (kn.SAMPLE, np.ones(len(TERMS))), net, sharpness, uniforms, record, record_from, until, True)
 
 
 def _play(
     flat: Flat, state: State, who: tuple[int, Floats], net: Net, sharpness: float, uniforms: Floats,
-    record: Record | None, record_from: int, until: int | None,
+    record: Record | None, record_from: int, until: int | None, charge: bool = False,
 ) -> None:  # fmt: skip
-    kernel: Kernel = _player(net.columns)
+    kernel = player(net.columns)
     order = {name: k for k, name in enumerate(net.columns)}
     ends = []
     for scopes in (("node",), ("pair",), ("pod", "cluster")):
         index = [order[name] for name in of_scope(net.columns, *scopes)]
         ends += [net.low[index], net.high[index]]
     written = record or Record.room(0, len(flat.node_f), net.columns)
-    policy = (*who, net.weights, net.sizes, *ends, sharpness, uniforms)
+    policy = (*who, net.weights, net.sizes, *ends, sharpness, uniforms, charge)
     read = (
         flat.pod_f, flat.pod_i, flat.true_s, flat.node_f, flat.node_class, flat.node_name, flat.masks, flat.settings,
-        flat.delay_rate, flat.described,
+        flat.delay_rate, flat.described, flat.stakes,
     )  # fmt: skip
     state.number[kn.RECORDED] = 0
     recorded = (written.node, written.pair, written.request, written.choice, written.logp, record_from)

@@ -1,0 +1,137 @@
+"""kube-scheduler's cycle in numba: which nodes are scored, and which of them wins.
+
+As `nodewise_simulator.scheduler` and `nodewise.core.reply`, over flat arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodewise.core.types import Floats
+from nodewise_simulator.compiled import kernels as kn
+from nodewise_simulator.compiled.flat import Ints
+from nodewise_simulator.compiled.fuse import jit
+from nodewise_simulator.compiled.room import fits
+from nodewise_simulator.scheduler import MIN_FEASIBLE
+
+Bools = NDArray[np.bool_]
+Names = NDArray[np.uint8]
+
+
+@jit
+def enqueue(pod_i: Ints, pending: Ints, number: Ints) -> None:
+    """The next pod waits: behind all of its priority or a higher one."""
+    p, at = number[kn.NEXT], number[kn.PENDING]
+    while at > 0 and pod_i[pending[at - 1], kn.PRIORITY] < pod_i[p, kn.PRIORITY]:
+        pending[at] = pending[at - 1]
+        at -= 1
+    pending[at] = p
+    number[kn.PENDING] += 1
+    number[kn.NEXT] += 1
+
+
+@jit
+def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Bools, p: int) -> Any:
+    """Whether a node where pods ended has room: the queueing hint that wakes a waiting pod."""
+    for row in range(len(freed)):  # noqa: SIM110  numba has no any()
+        if freed[row] and masks[pod_i[p, kn.MASK], row] and fits(pod_f, node, row, p):
+            return True
+    return False
+
+
+@jit
+def sample(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, number: Ints, p: int, rows: Ints) -> Any:
+    """Rows of the feasible nodes that kube-scheduler scores, in order, into `rows`; returns how many."""
+    n = len(rows)
+    wanted = n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
+    mask = masks[pod_i[p, kn.MASK]]
+    start = number[kn.START]
+    found = _search(pod_f, mask, node, p, start, n, rows, 0, wanted + 1)
+    behind = found  # of the start; those before it come after them in the search, and before them in the result
+    found = _search(pod_f, mask, node, p, 0, start, rows, found, wanted + 1)
+    if found > wanted:
+        found = wanted
+        number[kn.START] = (rows[wanted - 1] + 1) % n
+    behind = min(behind, found)
+    if 0 < behind < found:
+        rows[:found] = np.concatenate((rows[behind:found], rows[:behind]))
+    return found
+
+
+@jit
+def _search(
+    pod_f: Floats, mask: Bools, node: Floats, p: int, begin: int, end: int, rows: Ints, found: int, most: int
+) -> Any:
+    for row in range(begin, end):
+        if found == most:
+            break
+        if mask[row] and fits(pod_f, node, row, p):
+            rows[found] = row
+            found += 1
+    return found
+
+
+@jit
+def best(scores: NDArray[np.float32], rows: Ints, m: int, crc: int, names: Names) -> Any:
+    """Index of the winner among m candidates; ties as `nodewise.core.reply.best`."""
+    top = 0
+    tied = False
+    for k in range(1, m):
+        if scores[k] > scores[top]:
+            top, tied = k, False
+        elif scores[k] == scores[top]:
+            tied = True
+    if not tied:
+        return top
+    highest = scores[top]
+    least = 1 << 40
+    for k in range(m):
+        if scores[k] == highest:
+            value = _tie_break(crc, names[rows[k]])
+            if value < least:
+                top, least = k, value
+    return top
+
+
+@jit
+def _tie_break(crc: Any, name: NDArray[np.uint8]) -> Any:
+    """zlib.crc32 continued over a zero-terminated name, then as `nodewise.core.reply.tie_break`."""
+    c = (crc ^ 0xFFFFFFFF) & 0xFFFFFFFF
+    for byte in name:
+        if byte == 0:
+            break
+        c ^= np.int64(byte)
+        for _ in range(8):
+            c = (c >> 1) ^ (0xEDB88320 if c & 1 else 0)
+    return ((c ^ 0xFFFFFFFF) * 0x9E3779B1) & 0xFFFFFFFF
+
+
+@jit
+def draw(scores: NDArray[np.float32], m: int, sharpness: float, u: float) -> Any:
+    """Index drawn from softmax(sharpness × score) by the uniform u, and the log of its probability."""
+    highest = scores[0]
+    for k in range(1, m):
+        highest = max(highest, scores[k])
+    total = 0.0
+    for k in range(m):
+        total += math.exp(sharpness * (np.float64(scores[k]) - highest))
+    wanted, so_far, chosen = u * total, 0.0, m - 1
+    for k in range(m):
+        so_far += math.exp(sharpness * (np.float64(scores[k]) - highest))
+        if so_far > wanted:
+            chosen = k
+            break
+    return chosen, sharpness * (np.float64(scores[chosen]) - highest) - math.log(total)
+
+
+@jit
+def inside(values: NDArray[np.float32], low: Floats, high: Floats) -> Any:
+    """Whether every value [K] lies within its limits [K]."""
+    for k in range(len(values)):  # noqa: SIM110  numba has no all()
+        if not low[k] <= values[k] <= high[k]:
+            return False
+    return True

@@ -1,0 +1,99 @@
+"""The folder of a training run: what determines it, and the state from which it goes on or is exported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nodewise.core.errors import UserError
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What determines every number of a run, but for where it stops."""
+
+    algorithm: str
+    scenarios: tuple[str, ...]
+    seed: int
+    settings: Mapping[str, Any]
+
+    def command(self, decisions: int) -> str:
+        """The line that makes the same policy again."""
+        given = "".join(f" --scenario {text}" for text in self.scenarios)
+        return f"nodewise train {self.algorithm}{given} --seed {self.seed} --decisions {decisions}"
+
+    def plain(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "algorithm": self.algorithm, "scenarios": list(self.scenarios), "seed": self.seed,
+            "settings": dict(self.settings),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A run as it stood after an iteration."""
+
+    run: Run
+    learner: dict[str, Any]
+    seconds: float
+    """Time spent so far."""
+    validation: Sequence[Mapping[str, Any]]
+    """Of the exported weights as they stood when they were last validated, a row for each scenario."""
+    commit: str
+    """Of the code that began the run."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace the folder's checkpoint in one step: a kill at any instant leaves this one or the one before."""
+    made = folder / f".{CHECKPOINT}.new"
+    told = {
+        "run": checkpoint.run.plain(), "learner": checkpoint.learner, "seconds": checkpoint.seconds,
+        "validation": [dict(row) for row in checkpoint.validation], "commit": checkpoint.commit,
+    }  # fmt: skip
+    torch.save(told, made)
+    os.replace(made, folder / CHECKPOINT)  # noqa: PTH105  Path.replace would do the same
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The folder's checkpoint, if it has one. Raises UserError if it cannot be read."""
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        told = torch.load(path, weights_only=True)
+        run = told["run"]
+        return Checkpoint(
+            Run(run["algorithm"], tuple(run["scenarios"]), run["seed"], run["settings"]),
+            told["learner"], told["seconds"], told["validation"], told["commit"],
+        )  # fmt: skip
+    except Exception as error:  # torch.load has no exception of its own
+        raise UserError(f"{path} is not a checkpoint ({error}); train into another folder") from error
+
+
+def begin(folder: Path, run: Run, *, resume: bool) -> Checkpoint | None:
+    """Make the folder of a run, or find where it stopped. Raises UserError if another run is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder with --out") from error
+    found = load_checkpoint(folder)
+    if found is None:
+        return None
+    if not resume:
+        raise UserError(f"{folder} holds a run already; add --resume to go on with it, or choose another with --out")
+    mine, theirs = run.plain(), found.run.plain()
+    for name in mine:
+        if mine[name] != theirs[name]:
+            raise UserError(
+                f"the run in {folder} has {name} {theirs[name]!r} and not {mine[name]!r}; resume it as it was begun, "
+                "or choose another folder with --out"
+            )
+    return found
