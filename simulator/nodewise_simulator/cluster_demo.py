@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from nodewise.core.errors import UserError
-from nodewise.policies import DEFAULT
 from nodewise_simulator import scenarios
 from nodewise_simulator.compare import Row, rows_of
 from nodewise_simulator.controlplane import ControlPlane, Kubelet, scheduler_config
-from nodewise_simulator.demo import POLICIES, Progress
+from nodewise_simulator.demo import POLICIES, Progress, worth_explaining
 from nodewise_simulator.engine import Outcome
 from nodewise_simulator.metrics import Result, measure
 from nodewise_simulator.scenarios.hetero import PRIORITY_CLASSES
@@ -77,8 +76,8 @@ def _run(made: World, policy: str, progress: Callable[[int], None]) -> tuple[Res
                 url = f"http://127.0.0.1:{extender.port}"
                 plane.start_scheduler(scheduler_config(plane.kubeconfig, url))
                 begin_s = _play(made, plane, started, progress)
-                last = next(p for p in reversed(made.pods) if p.request.sla == 0).request.name
-                told = extender.get(f"/explain/default/{last}") if policy == DEFAULT.name else None
+                last = worth_explaining(made)
+                told = extender.get(f"/explain/default/{last}") if policy == POLICIES[-1] else None
                 return _result(made, policy, started, begin_s), told
 
 

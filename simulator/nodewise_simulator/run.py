@@ -19,11 +19,15 @@ from nodewise_simulator.world import World
 
 
 def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
-    """The policy of this name and whether it is told the truth (`NAME-oracle`). Raises UserError if there is none."""
-    if name == LEARNED:
+    """The policy of this name and whether it is told the truth (`NAME-oracle`).
+
+    `learned` is the given bundle or the one built in; a name with a slash in it is the folder of a bundle. Raises
+    UserError if there is none.
+    """
+    if name == LEARNED or "/" in name:
         from nodewise.policies.learned import load
 
-        return load(bundle_folder(bundle)), False
+        return load(Path(name) if "/" in name else bundle_folder(bundle)), False
     base = name.removesuffix(ORACLE)
     found = rule(base)
     if base != name and not found.uses_run_times:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +35,7 @@ from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.world import SimPod, World
 
 _READY_S = 60.0
+_DECIDED = re.compile(r'^nodewise_extender_decisions_total\{policy="(.*)"\} (\S+)$', re.MULTILINE)
 
 
 class ExtenderProcess:
@@ -150,14 +153,26 @@ class Served:
         self._connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class ServedRun:
+    """A run that an extender process decided."""
+
+    result: Result
+    """Its decision times are those of whole HTTP exchanges as the scheduler sees them."""
+    explained: Any
+    """`/explain` of the pod that was named; None if none was, or the extender does not know it."""
+    asked: int
+    """Pods that the extender was asked about."""
+    decided: Mapping[str, int]
+    """How many decisions each policy took, by name: the rule stands in for a learned one."""
+
+
 def play_served(
     world: World, policy: str, *flags: str, progress: Callable[[int], None] | None = None, explain: str = ""
-) -> tuple[Result, Any, int]:
-    """Run a world with an extender process of its own.
+) -> ServedRun:
+    """Run a world with an extender process of its own, started with `flags`, else to decide by `policy`.
 
-    Returns the result, with `explain` (a pod's name) its explanation, and how many pods the extender was asked about.
-
-    The metrics' decision times are those of whole HTTP exchanges as the scheduler sees them.
+    `explain` names a pod whose explanation is asked for in the end.
     """
     with tempfile.TemporaryDirectory(prefix="nodewise-demo-") as folder, FakeApi() as api:
         for node in world.node_manifests:
@@ -176,7 +191,9 @@ def play_served(
             outcomes = Engine(world, scheduler, served, progress).run()
             served.close()
             told = extender.get(f"/explain/default/{explain}") if explain else None
+            decided = dict(_DECIDED.findall(extender.get("/metrics") or ""))
     metrics = measure(world, outcomes)
     p50, p99 = np.percentile(served.took_s, [50, 99]) * 1e3
     metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}
-    return Result(world.scenario, policy, world.seed, metrics, tuple(o.node for o in outcomes)), told, scheduler.asked
+    result = Result(world.scenario, policy, world.seed, metrics, tuple(o.node for o in outcomes))
+    return ServedRun(result, told, scheduler.asked, {name: int(float(count)) for name, count in decided.items()})

@@ -16,11 +16,12 @@ import pytest
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.pods import node_spec, pod_request
 from nodewise.core.state import ClusterState
-from nodewise.policies import DEFAULT
+from nodewise.policies import DEFAULT, builtin
+from nodewise.policies.bundle import read_card
 from nodewise.policies.kube import in_tree
 from nodewise_simulator import scenarios
 from nodewise_simulator.cluster_demo import create_priority_classes, fresh
-from nodewise_simulator.controlplane import ApiError, ControlPlane
+from nodewise_simulator.controlplane import ApiError, ControlPlane, Kubelet
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.served import ExtenderProcess
@@ -55,10 +56,15 @@ class Running:
 
 
 @pytest.fixture
-def extender(plane: ControlPlane, tmp_path: Path) -> Iterator[Running]:
+def extender(plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    """As it is started without flags, or with the policy that `BY_ECONOMIC` asks for."""
     journal = tmp_path / "decisions.journal"
-    with ExtenderProcess(plane.kubeconfig, tmp_path, "--journal", str(journal)) as process:
+    flags = ("--policy", request.param) if hasattr(request, "param") else ()
+    with ExtenderProcess(plane.kubeconfig, tmp_path, "--journal", str(journal), *flags) as process:
         yield Running(process, journal)
+
+
+BY_ECONOMIC = pytest.mark.parametrize("extender", ["economic"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +99,7 @@ def wait_for_nodes(extender: Running, count: int) -> None:
     raise AssertionError("the extender did not see the nodes")
 
 
+@BY_ECONOMIC
 @pytest.mark.usefixtures("priorities")
 def test_the_bound_node_is_our_winner_for_200_annotated_pods_on_60_nodes(
     plane: ControlPlane, namespace: str, start_scheduler: StartScheduler, extender: Running
@@ -110,6 +117,43 @@ def test_the_bound_node_is_our_winner_for_200_annotated_pods_on_60_nodes(
     print(f"\nasked about {len(asked)} of 200 pods; {agreed} bound to the winner")
     assert agreed >= 0.99 * len(asked)
     assert not any(line["fallback"] or line["neutral"] for line in decided.values())
+
+
+@pytest.mark.usefixtures("priorities")
+def test_the_built_in_bundle_decides_after_the_cold_start_and_its_winners_are_bound(
+    plane: ControlPlane, namespace: str, start_scheduler: StartScheduler, extender: Running
+) -> None:
+    """600 pods of `hetero` as they arrive, eight times as fast, each of which runs as long as it does on that class."""
+    made = scenarios.make("hetero@pods=600,warm=0,pace=8", 1)
+    truth = {p.request.name: p.true_run_s for p in made.pods}
+    node_class = {n.name: made.class_of[n.node_class] for n in made.nodes}
+
+    def run_s(pod: Json, node: str) -> float:
+        return float(truth[pod["metadata"]["name"]][node_class[node]])
+
+    plane.create_nodes(made.node_manifests)
+    wait_for_nodes(extender, 60)
+    start_scheduler(extender.url)
+    with Kubelet(plane.url, plane.token, run_s):
+        begin_s = time.monotonic() - made.pods[0].request.created_s
+        for pod in made.pods:
+            manifest = fresh(pod)
+            manifest["metadata"]["namespace"] = namespace
+            time.sleep(max(0.0, begin_s + pod.request.created_s - time.monotonic()))
+            plane.create_pods([manifest])
+        plane.wait_bound(600, namespace)
+    decided, bound = extender.decisions(), bound_nodes(plane, namespace)
+    asked = [uid for uid in bound if uid in decided]
+    own = [uid for uid in asked if not decided[uid]["fallback"]]
+    agreed = [uid for uid in asked if decided[uid]["winner"] == bound[uid]]
+    print(f"\nasked about {len(asked)} of 600 pods; the bundle decided {len(own)}; {len(agreed)} bound to the winner")
+    folder = builtin()
+    assert folder is not None
+    assert {decided[uid]["digest"] for uid in own} == {read_card(folder).digest}
+    assert len(asked) >= 570  # those with one feasible node are bound without asking
+    assert len(own) >= 0.5 * len(asked)
+    assert len(agreed) >= 0.99 * len(asked)
+    assert len(set(agreed) & set(own)) >= 0.99 * len(own)
 
 
 @pytest.mark.usefixtures("priorities")
@@ -307,6 +351,7 @@ def read_pods(plane: ControlPlane, namespace: str) -> dict[str, Json]:
     return {p["metadata"]["uid"]: p for p in plane.list_pods(namespace)}
 
 
+@BY_ECONOMIC
 @pytest.mark.usefixtures("priorities")
 def test_the_simulated_scheduler_binds_100_pods_to_the_same_nodes_as_the_real_one(
     plane: ControlPlane, namespace: str, start_scheduler: StartScheduler, extender: Running

@@ -73,3 +73,9 @@ def test_without_a_folder_it_is_the_one_built_in(run: Run, tmp_path: Path, monke
     monkeypatch.setattr("nodewise.policies.BUILT_IN", "own")
     written(tmp_path / "own", name="built-in")
     assert "built-in of digest" in run("bundle", "verify")[1]
+
+
+def test_the_bundle_that_ships_passes_every_check_of_serving(run: Run) -> None:
+    status, out, err = run("bundle", "verify")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[:-1]] == ["passed"] * 7

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from nodewise import __version__
 from nodewise.cli import main as cli
@@ -75,6 +76,18 @@ def test_the_list_of_commands_costs_no_heavy_import() -> None:
     assert not heavy & set(imported.split())
 
 
+def test_the_demo_and_the_extender_run_the_built_in_bundle_without_what_trained_it() -> None:
+    code = (
+        "import sys, nodewise_simulator.cluster_demo, nodewise_simulator.demo, nodewise.extender.server\n"
+        "from nodewise_simulator.run import simulate\n"
+        "simulate('hetero@pods=20,warm=0', 'learned', 1)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "onnxruntime" in imported
+    assert not {"torch", "numba", "llvmlite", "onnx", "onnxscript", "tensorboard", "nodewise_training"} & set(imported)
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_listed_command_is_there_and_has_help(name: str, run: Run) -> None:
     status, out, _ = run(name, "--help")
@@ -91,7 +104,6 @@ def test_version_is_the_packages(run: Run) -> None:
     [
         ("extender --policy nope", "nope"),
         ("extender --policy index --bundle models/a", "exclude each other"),
-        ("extender --policy learned", "--bundle"),
         ("extender --port 70000", "70000"),
         ("extender --bundle no/such/bundle", "no/such/bundle"),
         ("extender --kubeconfig no/such/file", "no/such/file"),
@@ -100,9 +112,7 @@ def test_version_is_the_packages(run: Run) -> None:
         ("explain a --admin http://127.0.0.1:x", "http://127.0.0.1:x"),
         ("simulate --scenario nope", "nope"),
         ("simulate --policy nope", "nope"),
-        ("simulate --policy learned", "--bundle"),
         ("bundle nope", "nope"),
-        ("bundle inspect", "nodewise bundle inspect DIR"),
         ("bundle inspect no/such/bundle", "no/such/bundle"),
         ("bundle verify no/such/bundle", "no/such/bundle"),
         ("compare --policies , --seeds 1", "--policies"),
@@ -119,6 +129,24 @@ def test_bad_use_is_one_sentence_and_exit_status_2(line: str, named: str, run: R
     assert out == ""
     assert err.startswith("nodewise: ")
     assert err.count("\n") == 1
+    assert named in err
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("extender --policy learned", "--bundle"),
+        ("simulate --policy learned", "--bundle"),
+        ("bundle inspect", "nodewise bundle inspect DIR"),
+    ],
+)
+def test_a_bundle_must_be_named_where_none_is_built_in(
+    line: str, named: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodewise.policies.BUILT_IN", None)
+    status, out, err = run(*line.split())
+    assert (status, out, err.count("\n")) == (cli.USAGE_ERROR, "", 1)
+    assert "none is built in" in err or "no bundle is built in" in err
     assert named in err
 
 
@@ -207,6 +235,14 @@ def test_explain_asks_for_the_pod_and_prints_what_decided(run: Run) -> None:
     assert document["winner"] == "fast"
 
 
+def test_explain_shows_what_a_learned_policy_adds_to_the_believed_cost(run: Run) -> None:
+    told = EXPLAINED | {"candidates": [c | {"correction_cents": 0.25} for c in EXPLAINED["candidates"]]}
+    with answering(200, json.dumps(told).encode()) as admin:
+        out = run("explain", "ml/train-1", "--admin", admin)[1]
+    assert re.search(r"score\s+┃\s+correction\s+┃\s+cost, cents\s+┃\s+delay", out)
+    assert re.search(r"fast\s+│\s+-1\.500\s+│\s+0\.2500\s+│\s+1\.500\s+│\s+1\.000", out)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
@@ -275,6 +311,19 @@ def test_the_table_shows_the_chosen_metrics_in_their_order(capsys: pytest.Captur
     assert "energy" not in out
     assert "1.235" in out
     assert "[1.000, –]" in out
+
+
+def test_five_policies_with_intervals_fit_into_120_columns_with_their_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "console", Console(width=120, highlight=False))
+    policies = ("kube-default", "least-work-remaining", "earliest-finish-time", "economic", "learned")
+    wide = asdict(Row(unit="to kube-default", mean=0.8338, low=0.8137, high=0.8536))
+    output.table([wide | {"policy": policy, "metric": f"completion_{k}"} for policy in policies for k in range(5)])
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert re.search(r"┃ +┃ +least-work- ┃ earliest-finish- ┃ +┃ +┃\n", out)
+    assert re.search(r"┃ +kube-default ┃ +remaining ┃ +time ┃ +economic ┃ +learned ┃\n", out)
 
 
 @pytest.mark.parametrize(

@@ -165,6 +165,36 @@ def test_each_way_to_fail_has_a_name_and_the_rule_stands_in(
     assert decision.fallback is fallback
     assert decision.policy == ("said" if fallback is Fallback.NONE else "rule")
     assert decision.reply == ((("n2" if fallback is Fallback.NONE else "n0"), 10),)
+    assert decision.notes.get("refused") == (None if fallback is Fallback.NONE else "said")
+
+
+class WordlessError(Exception):
+    """Whoever asks what it says gets an error instead."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def wordless() -> Any:
+    raise WordlessError(3)
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        (Says(act=lambda: refuse(Fallback.OUT_OF_RANGE)), "no"),
+        (Says(act=fail), "RuntimeError: boom"),
+        (Says(act=wordless), "WordlessError"),
+        (Says(1, float("nan"), 3), "1 of its 3 scores are not finite"),
+        (Says(act=lambda: np.zeros(2, np.float32)), "its scores have shape (2,) for 3 candidates"),
+    ],
+    ids=["refusal", "error", "error without words", "nan", "shape"],
+)
+def test_a_decision_of_the_rule_tells_why_the_policy_did_not(
+    cluster: ClusterOf, pod_of: PodOf, policy: Says, why: str
+) -> None:
+    decision = said(cluster({}, {}, {}), pod_of(), policy, Says(9, 0, 0, name="rule"))
+    assert decision.notes == {"refused": "said", "why": why}
 
 
 def test_every_fallback_is_covered_above() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import Callable
@@ -79,6 +80,15 @@ async def test_the_rule_stands_in_for_a_policy_that_fails_and_the_reason_is_coun
     assert record is not None
     assert (record.decision.fallback, record.decision.policy) == (reason, "economic")
     assert f'fallbacks_total{{reason="{reason}"}} 1.0' in made.telemetry.text().decode()
+
+
+async def test_a_refusal_is_part_of_the_day_and_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    made = service(Scores(refuse))
+    await made.prioritize(request(pod("a")), NOW_S)
+    made.close()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert caplog.records == []
 
 
 async def test_a_policy_that_answers_decides() -> None:

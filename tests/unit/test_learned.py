@@ -222,7 +222,7 @@ SPOILT_GRAPHS = [  # (what is in the bundle, what is said of it, the card's oper
     ({"head.onnx": head()[:-9]}, "head.onnx is not an ONNX file (it is cut short)", OPSET),
     ({"head.onnx": head((float("inf"), -1))}, "gives scores that are not finite for features_0", OPSET),
     ({"encoder.onnx": encoder((-2.001,))}, "does not give scores_0 for features_0 again", OPSET),
-    ({"head.onnx": head((-1, -1.001))}, "does not give scores_1 for features_1 again", OPSET),
+    ({"head.onnx": head((-1, -1.0001))}, "does not give scores_1 for features_1 again", OPSET),
     (
         {"encoder.onnx": encoder(node="x")},
         "the input of encoder.onnx must be tensor(float) 'node' [M, 1], not tensor(float) 'x' [M, 1]",

@@ -119,6 +119,17 @@ def test_economic_is_the_sum_of_its_parts_by_hand(node_of: NodeOf, pod_of: PodOf
     np.testing.assert_allclose(-scores, [slow, fast], rtol=1e-6)
 
 
+def test_economic_tuned_minds_lateness_twice_and_slowdown_six_times(node_of: NodeOf, pod_of: PodOf) -> None:
+    """The pods of the test above, the new one late already: 3 cents on both nodes."""
+    state = two_nodes(node_of, 120.0, 60.0)
+    state.place(pod_of("old", sla=SlaClass.PRODUCTION), "fast", 40.0)
+    asks = pod_of("q", memory_bytes=0.0, deadline_s=-1.0)
+    scores = POLICIES["economic-tuned"].score(asks, state.view(asks, 0.0), np.array([0, 1]))
+    slow = 0.6 + 0.012 + 0.3 + 2 * 3.0
+    fast = 0.345 + 0.0138 + 1.725 + 2 * 3.0 + 6 * 0.1725
+    np.testing.assert_allclose(-scores, [slow, fast], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("slack_s", "probability"),
     [

@@ -10,7 +10,8 @@ import pytest
 from nodewise.core.errors import UserError
 from nodewise.core.types import ClusterView, PodRequest
 from nodewise.core.units import stamp
-from nodewise.policies import DEFAULT, POLICIES
+from nodewise.policies import DEFAULT, POLICIES, builtin
+from nodewise.policies.bundle import read_card
 from nodewise_simulator import scenarios
 from nodewise_simulator.compare import compare, interval, ratio_interval
 from nodewise_simulator.direct import Direct
@@ -221,10 +222,26 @@ def test_a_bad_scenario_is_one_sentence(text: str, says: str) -> None:
         scenarios.make(text, 1)
 
 
-@pytest.mark.parametrize("name", ["nope", "random-oracle", "learned"])
-def test_a_bad_policy_is_one_sentence(name: str) -> None:
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nope", "no policy 'nope'"),
+        ("random-oracle", "ignores run times"),
+        ("no/such", "no/such is not a whole bundle"),
+    ],
+)
+def test_a_bad_policy_is_one_sentence(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
         resolve(name)
+
+
+def test_learned_is_the_bundle_that_is_built_in_and_there_must_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = builtin()
+    assert folder is not None
+    assert resolve("learned")[0].digest == resolve(str(folder))[0].digest == read_card(folder).digest
+    monkeypatch.setattr("nodewise.policies.BUILT_IN", None)
+    with pytest.raises(UserError, match="none is built in: name its folder with --bundle"):
+        resolve("learned")
 
 
 def test_intervals_are_paired_by_seed() -> None:

@@ -24,7 +24,9 @@ class Logs:
                     kept += [line] if json.loads(line)["iteration"] <= iteration else []
                 except (ValueError, KeyError):
                     break  # cut off in the middle
-        self._path.write_text("".join(f"{line}\n" for line in kept))
+        made = folder / f".{LOG}.new"
+        made.write_text("".join(f"{line}\n" for line in kept))
+        made.replace(self._path)
         self._board = SummaryWriter(str(folder), purge_step=iteration + 1)
 
     def __enter__(self) -> Self:

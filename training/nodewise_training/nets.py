@@ -21,8 +21,8 @@ F32 = NDArray[np.float32]
 INPUTS = {"node": "node", "pair": "pair", "request": "pod or cluster"}
 """The inputs of the network, and the scopes of the columns that each holds, in card order."""
 
-_LEAST_STD = 1e-3
-"""A column that hardly varied in training must not blow up when it does."""
+_LEAST_STD = 1e-2
+"""A column that hardly varied in training is not looked at: nothing was learned of what it means when it does."""
 
 
 def places(columns: Sequence[str]) -> dict[str, NDArray[np.int64]]:
@@ -94,7 +94,7 @@ class Scorer(nn.Module):
     def set_scale(self, means: NDArray[np.float64], stds: NDArray[np.float64]) -> None:
         """Mean and standard deviation of each column, `transformed`, in card order [K]; once, before training."""
         for part, at in self.places.items():
-            factor = 1.0 / np.maximum(stds[at], _LEAST_STD)
+            factor = np.where(stds[at] < _LEAST_STD, 0.0, 1.0 / np.maximum(stds[at], _LEAST_STD))
             self.get_buffer(f"{part}_shift").copy_(torch.from_numpy(means[at].astype(np.float32)))
             self.get_buffer(f"{part}_factor").copy_(torch.from_numpy(factor.astype(np.float32)))
 

@@ -39,8 +39,9 @@ from nodewise_training.runs import Checkpoint, Run, begin, load_checkpoint, save
 from nodewise_training.seen import Seen
 
 ALGORITHM = "ppo"
-SEES = tuple(COLUMNS)
-"""The columns of the policy, in card order."""
+SEES = tuple(name for name in COLUMNS if name != "log_waited")
+"""The columns of the policy, in card order. Simulated pods are asked about at the instant they arrive, real ones up to
+seconds after their creationTimestamp: what is learned of waiting would be wrong, and its range too narrow."""
 
 Progress = Callable[[float, str], None]
 """Told of (share that is done, how it goes)."""
@@ -187,14 +188,19 @@ def train(
     learner, spent_s, validated, commit = Learner(settings, seed), 0.0, [], here()
     if found is not None:
         learner.restore(found.learner)
-        spent_s, validated, commit = found.seconds, list(found.validation), found.commit
+        spent_s, validated = found.seconds, list(found.validation)
+        commit = found.commit if commit in found.commit else f"{found.commit}, {commit}"
     began_s = time.monotonic() - spent_s
+
+    def share() -> float:
+        """How much of the budget is spent."""
+        return max(learner.decisions / (decisions or math.inf), spent_s / (60.0 * (minutes or math.inf)))
+
+    note = "preparing the worlds of validation"
+    tell(share(), note)
+    validation = Validation(scenarios, settings.validation)
     with Collector(scenarios, SEES, settings.plan, seed) as collector, Logs(out, learner.iteration) as logs:
-        note, share = "preparing the worlds of validation", 0.0
-        tell(share, note)
-        validation = Validation(scenarios, settings.validation)
-        done = decisions is not None and learner.decisions >= decisions
-        while not done:
+        while share() < 1.0:
             started_s = time.monotonic()
             batch = collector.collect(learner.net(), learner.iteration)
             collected_s = time.monotonic()
@@ -204,15 +210,14 @@ def train(
                 "cents": batch.cents, "departed": batch.departed, "decisions": learner.decisions,
                 "collect_s": collected_s - started_s, "learn_s": time.monotonic() - collected_s,
             }  # fmt: skip
-            share = max(learner.decisions / (decisions or math.inf), spent_s / (60.0 * (minutes or math.inf)))
-            done = share >= 1.0
-            if done or learner.iteration % settings.validate_every == 0:
-                validated = validation.rows(learner.net(average=True))
+            if share() >= 1.0 or learner.iteration % settings.validate_every == 0:
+                rows = validation.rows(learner.net(average=True))
+                validated = [{**row, "decisions": learner.decisions} for row in rows]
                 told |= {f"ratio {row['scenario']}": row["ratio"] for row in validated}
                 note = "cost to economic " + ", ".join(f"{row['ratio']:.3f}" for row in validated)
             logs.add(learner.iteration, told)
             save_checkpoint(out, Checkpoint(run, learner.state(), spent_s, validated, commit))
-            tell(share, note)
+            tell(min(share(), 1.0), note)
     return Checkpoint(run, learner.state(), spent_s, validated, commit)
 
 
@@ -223,7 +228,11 @@ def export(folder: Path, out: Path, name: str) -> PolicyCard:
         raise UserError(f"{folder} holds no run to export; name the --out folder of `nodewise train {ALGORITHM}`")
     learner = Learner(Settings(hidden=found.run.settings["hidden"]), found.run.seed)
     learner.restore(found.learner)
-    results = {"validation, expected cost to economic": list(found.validation), "decisions": learner.decisions}
+    validated = found.validation
+    if not validated or validated[0]["decisions"] != learner.decisions:  # a run that was killed
+        rows = Validation(found.run.scenarios, found.run.settings["validation"]).rows(learner.net(average=True))
+        validated = [{**row, "decisions": learner.decisions} for row in rows]
+    results = {"validation, expected cost to economic": list(validated)}
     return write(
         out, learner.average, learner.seen.sample, name=name, algorithm=ALGORITHM,
         ranges=(learner.seen.low, learner.seen.high), command=found.run.command(learner.decisions),

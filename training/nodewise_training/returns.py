@@ -57,8 +57,9 @@ def to_others_cents(state: State, pods: NDArray[np.int64], information: float) -
     taught: the knowledge gradient of their workload on the class of their node when they were bound, over all pods of
     the workload, at most `_MOST_TAUGHT`.
     """
-    taught: Floats = np.minimum(information * state.pod[pods, kn.TAUGHT], _MOST_TAUGHT)
-    return state.pod[pods, kn.HARM] + state.pod[pods, kn.DISPLACED] - taught
+    taught = np.minimum(information * state.pod[pods, kn.TAUGHT], _MOST_TAUGHT)
+    cents: Floats = state.pod[pods, kn.HARM] + state.pod[pods, kn.DISPLACED] - taught
+    return cents
 
 
 def leave_one_out(costs: Floats) -> Floats:

@@ -98,8 +98,9 @@ class Collector:
                 self._ahead[ahead] = jobs
         flats = [job.result() for job in self._ahead.pop(iteration)]
         share = plan.segments * plan.rollouts * plan.decisions
-        if self._record is None:
-            self._record = Record.room(plan.worlds * share, max(len(f.node_f) for f in flats), self._columns)
+        nodes = max(len(f.node_f) for f in flats)
+        if self._record is None or self._record.node.shape[1] < nodes:
+            self._record = Record.room(plan.worlds * share, nodes, self._columns)
         rolling = [
             self._threads.submit(
                 roll_out, flat, net, plan, self._record.part(k * share, share), (self._seed, iteration, k)
@@ -117,9 +118,12 @@ class Collector:
         )
 
     def _worlds(self, iteration: int) -> Iterator[tuple[str, int]]:
+        """Scenarios in turn, each with seeds of its own one after the other: what a seed rotates, each sees whole."""
+        count = len(self._scenarios)
         for k in range(self._plan.worlds):
             number = iteration * self._plan.worlds + k
-            yield self._scenarios[number % len(self._scenarios)], FIRST_SEED * (self._seed + 1) + number
+            own = FIRST_SEED // count * (number % count) + number // count
+            yield self._scenarios[number % count], FIRST_SEED * (self._seed + 1) + own
 
 
 @dataclass(frozen=True, slots=True)

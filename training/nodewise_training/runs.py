@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from nodewise.core.errors import UserError
+from nodewise.policies.checks import first_line
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -48,7 +49,7 @@ class Checkpoint:
     validation: Sequence[Mapping[str, Any]]
     """Of the exported weights as they stood when they were last validated, a row for each scenario."""
     commit: str
-    """Of the code that began the run."""
+    """Of the code that began the run; with those that went on with it, if they were others."""
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -74,8 +75,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             Run(run["algorithm"], tuple(run["scenarios"]), run["seed"], run["settings"]),
             told["learner"], told["seconds"], told["validation"], told["commit"],
         )  # fmt: skip
-    except Exception as error:  # torch.load has no exception of its own
-        raise UserError(f"{path} is not a checkpoint ({error}); train into another folder") from error
+    except Exception as error:  # torch.load has no exception of its own, and may say a page
+        raise UserError(f"{path} is not a checkpoint ({first_line(error)}); train into another folder") from error
 
 
 def begin(folder: Path, run: Run, *, resume: bool) -> Checkpoint | None:
@@ -89,11 +90,19 @@ def begin(folder: Path, run: Run, *, resume: bool) -> Checkpoint | None:
         return None
     if not resume:
         raise UserError(f"{folder} holds a run already; add --resume to go on with it, or choose another with --out")
-    mine, theirs = run.plain(), found.run.plain()
-    for name in mine:
-        if mine[name] != theirs[name]:
+    mine, theirs = dict(_flat(run.plain())), dict(_flat(found.run.plain()))
+    for name in theirs | mine:
+        if mine.get(name) != theirs.get(name):
             raise UserError(
-                f"the run in {folder} has {name} {theirs[name]!r} and not {mine[name]!r}; resume it as it was begun, "
-                "or choose another folder with --out"
+                f"the run in {folder} has {name} {theirs.get(name)!r} and not {mine.get(name)!r}; resume it as it was "
+                "begun, or choose another folder with --out"
             )
     return found
+
+
+def _flat(told: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in told.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{of}{name} ")
+        else:
+            yield f"{of}{name}", value

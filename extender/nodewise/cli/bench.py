@@ -1,4 +1,4 @@
-"""`nodewise bench`: what a decision takes, alone and in the real kube-scheduler."""
+"""`nodewise bench`: what a decision takes, alone and in the real kube-scheduler, and what learning takes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from nodewise.core.errors import UserError
 BENCHES = {
     "extender": "p50, p99 and CPU time per request at 100, 1,000 and 5,000 names, beside the HTTP floor",
     "scheduler": "pods/s of the real kube-scheduler at 1,000 nodes, without and with us (needs KUBEBUILDER_ASSETS)",
+    "training": "decisions/s of the compiled engine beside the reference engine, and what learning from one takes",
 }
 
 
 def command(
-    what: Annotated[str | None, typer.Argument(metavar="[extender|scheduler]", help="Without it: the list.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="[extender|scheduler|training]", help="Without it: the list.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times everything is measured, in turn.")] = 5,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Measure the extender, or the real kube-scheduler with and without it."""
+    """Measure the extender, the real kube-scheduler with and without it, or what training takes."""
     if what is None:
         for name, says in BENCHES.items():
             console.print(f"nodewise bench {name:<10} {says}")
         return
     if what not in BENCHES:
         raise UserError(f"there is no bench {what!r}; choose one of {', '.join(BENCHES)}")
-    from nodewise_simulator.bench.extender import bench_extender
-    from nodewise_simulator.bench.scheduler import bench_scheduler
-
     with progress() as tell:
-        if what == "extender":
+        if what == "training":
+            from nodewise_training.bench import bench_training
+
+            rows = bench_training(rounds=rounds, progress=tell)
+        elif what == "extender":
+            from nodewise_simulator.bench.extender import bench_extender
+
             rows = bench_extender(rounds=rounds, progress=tell)
         else:
+            from nodewise_simulator.bench.scheduler import bench_scheduler
+
             rows = bench_scheduler(rounds=rounds, progress=tell)
     if output is Format.JSON:
         document(rows)

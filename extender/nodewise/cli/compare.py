@@ -12,7 +12,10 @@ from nodewise.cli.output import Format, OutputOption, document, names, progress,
 
 
 def command(
-    policies: Annotated[str, typer.Option(help="Names with commas between them (see `nodewise policies`).")],
+    policies: Annotated[
+        str,
+        typer.Option(help="Names with commas between them (see `nodewise policies`), or folders of bundles as ./DIR."),
+    ],
     scenario: Annotated[str, typer.Option(help="NAME, or NAME@key=value,… to set its parameters.")] = "hetero",
     seed_list: Annotated[str, typer.Option("--seeds", help="As in 1-20 or 1,3,7-9: one world each.")] = "1-20",
     baseline: Annotated[str, typer.Option(help="What cost_ratio is to.", show_default="the first policy")] = "",

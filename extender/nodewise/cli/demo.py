@@ -44,6 +44,9 @@ def command(
     )
     for s in shown.streamed:
         console.print(f"  {s.policy}: asked about {s.cycles} of {s.pods} pods; {s.equal} placed as without HTTP")
+        if len(s.decided) > 1:
+            console.print(f"    decisions: {', '.join(f'{count} by {name}' for name, count in s.decided.items())}")
+    _learned()
     table(shown.rows, metrics=_SHOWN)
     _explained(shown.explained)
     console.print("\nEvery policy saw beliefs learned from finished pods only. Next: `nodewise compare --help`.")
@@ -61,8 +64,23 @@ def _cluster(seed: int, pods: int, output: Format) -> None:
         f"\n[bold]A real kube-scheduler[/], 60 fake nodes, {pods} pods counted, run times 8 times shorter, one seed, "
         "so no intervals.\n`kube-default` is the stock scheduler without an extender."
     )
+    _learned()
     table(rows, metrics=_SHOWN)
     _explained(explained)
+
+
+def _learned() -> None:
+    """What stands behind the row `learned`."""
+    from nodewise.policies import DEFAULT, LEARNED, builtin
+    from nodewise.policies.bundle import read_card
+
+    folder = builtin()
+    if folder is not None:
+        console.print(
+            f"`{LEARNED}` is {read_card(folder).name}, the policy that is built in (`nodewise bundle inspect`): a "
+            f"network, trained in the simulator on other seeds, that corrects what `{DEFAULT.name}` believes. Where it "
+            f"meets what training did not show it, such as a nearly empty cluster, `{DEFAULT.name}` decides."
+        )
 
 
 def _explained(told: Any) -> None:

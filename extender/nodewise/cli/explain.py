@@ -87,14 +87,16 @@ def show(told: Mapping[str, Any]) -> None:
 
 
 def _table(candidates: Sequence[Mapping[str, Any]], winner: object) -> Table:
-    """A line per candidate: score, believed cost, and the parts of that cost."""
+    """A line per candidate: score, a learned policy's correction, believed cost, and the parts of that cost."""
+    corrected = ("correction",) if any("correction_cents" in candidate for candidate in candidates) else ()
     parts = _told([candidate.get("cents", {}) for candidate in candidates])
     made = Table("node", show_edge=False)
-    for title in ("score", "cost, cents", *(part.removesuffix("_cents") for part in parts)):
+    for title in ("score", *corrected, "cost, cents", *(part.removesuffix("_cents") for part in parts)):
         made.add_column(title, justify="right")
     for candidate in candidates:
         cents = candidate.get("cents", {})
-        values = (candidate.get("score"), candidate.get("believed_cents"), *(cents.get(part) for part in parts))
+        values = [candidate.get("score"), *(candidate.get(f"{title}_cents") for title in corrected)]
+        values += [candidate.get("believed_cents"), *(cents.get(part) for part in parts)]
         made.add_row(str(candidate["node"]), *map(number, values), style="bold" if candidate["node"] == winner else "")
     return made
 

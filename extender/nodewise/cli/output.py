@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -147,7 +148,7 @@ def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     if len(policies) <= len(units):
         made.add_column("", no_wrap=True)
         for policy in policies:
-            made.add_column(policy, justify="right")
+            made.add_column(_heading(policy), justify="right")
         for metric, unit in units.items():
             label = Text.assemble(metric, "\n" if intervals else "  ", (unit, "dim"))
             made.add_row(label, *(_cell(cells.get((policy, metric))) for policy in policies))
@@ -158,6 +159,11 @@ def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
         for policy in policies:
             made.add_row(policy, *(_cell(cells.get((policy, metric))) for metric in units))
     return made
+
+
+def _heading(policy: str) -> str:
+    """Its name in lines no longer than an interval, or five policies would not fit."""
+    return textwrap.fill(policy, 16, break_long_words=False)
 
 
 def _cell(row: Mapping[str, Any] | None) -> Text:

@@ -215,3 +215,4 @@ class Decision:
     neutral: str
     """Why no opinion was given; empty if one was."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    """For people: after a fallback, `nodewise.core.decide.REFUSED` and `WHY`."""

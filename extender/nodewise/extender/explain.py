@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from nodewise.core.columns import COLUMNS, arguments, features
+from nodewise.core.decide import REFUSED, WHY
 from nodewise.core.raw import raw
+from nodewise.core.reply import best
 from nodewise.core.types import ClusterView, Decision, Floats
 from nodewise.policies.economic import ECONOMIC, TERMS
 
 SHOWN = 10
-"""Candidates shown, best first; the bound node is added if it is not among them."""
+"""Candidates shown, best first; the bound node and what `economic` would choose are added if not among them."""
 
 _REASONS = {
     "architecture-unknown": "architecture-unknown: the candidates are of several architectures and the pod does not "
@@ -31,8 +33,11 @@ def explain(
     `names` gives the name of each row, `bound` the node that the scheduler chose (empty: not seen), `columns` are those
     that a learned policy looks at. Without a `view` (a decision too old to be recomputed) there are scores only.
     `believed_cents` is the believed cost of each candidate whatever policy scored: for `economic` it is the score.
+    `correction_cents` is what a learned policy adds to it: score = correction - believed cost. It may add anything to
+    all candidates alike, so only differences of corrections mean something.
     """
     winner = names[decision.winner] if decision.winner >= 0 else None
+    economic = _economic_winner(decision, view, names)
     candidates = _candidates(decision, view, names, columns)
     by_rank = sorted(candidates, key=lambda c: (-c["score"], c["node"] != winner))
     return {
@@ -45,12 +50,15 @@ def explain(
         "agreed": bound == winner if bound and winner else None,
         "policy": decision.policy,
         "digest": decision.digest,
+        "economic_winner": economic,
         "fallback": decision.fallback.value or None,
+        "refused_by": decision.notes.get(REFUSED),
+        "why": decision.notes.get(WHY) or None,
         "neutral": decision.neutral or None,
         "reply": dict(decision.reply),
         "candidates_seen": len(candidates),
-        "candidates": by_rank[:SHOWN] + [c for c in by_rank[SHOWN:] if c["node"] == bound],
-        "words": _words(decision, by_rank, bound),
+        "candidates": by_rank[:SHOWN] + [c for c in by_rank[SHOWN:] if c["node"] in (bound, economic)],
+        "words": _words(decision, by_rank, bound, economic),
     }
 
 
@@ -59,6 +67,14 @@ def believed_cents(decision: Decision, view: ClusterView) -> dict[str, Floats]:
     values = raw(decision.pod, view, decision.candidates)
     m = len(decision.candidates)
     return {name: np.broadcast_to(COLUMNS[name].fn(*arguments(COLUMNS[name], values)), (m,)) for name in TERMS}
+
+
+def _economic_winner(decision: Decision, view: ClusterView | None, names: Sequence[str]) -> str | None:
+    """The candidate that `economic` would have chosen; None if that cannot be told."""
+    if view is None or decision.winner < 0:
+        return None
+    scores = ECONOMIC.score(decision.pod, view, decision.candidates)
+    return names[int(decision.candidates[best(decision.pod, view.nodes, decision.candidates, scores)])]
 
 
 def _candidates(
@@ -76,47 +92,90 @@ def _candidates(
         own = {name: float(values[k]) for name, values in terms.items()}
         candidate["believed_cents"] = sum(own.values())
         candidate["cents"] = own
+        if set(TERMS) <= set(columns):
+            candidate["correction_cents"] = candidate["score"] + candidate["believed_cents"]
         if seen is not None:
             candidate["columns"] = dict(zip(columns, map(float, seen[k]), strict=True))
     return out
 
 
-def _words(decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str) -> str:
+def _words(decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str, economic: str | None) -> str:
     pod = decision.pod.name
     if decision.neutral or not by_rank:
         reason = _REASONS.get(decision.neutral, decision.neutral or "no candidate")
         return f"{pod}: no opinion ({reason}); the scheduler's own ranking decided" + (
             f" for {bound}." if bound else "."
         )
-    best, second = by_rank[0], by_rank[1] if len(by_rank) > 1 else None
-    text = f"{pod} goes to {best['node']}: " + _why(decision, best, second)
+    first, second = by_rank[0], by_rank[1] if len(by_rank) > 1 else None
+    text = f"{pod} goes to {first['node']}: "
+    if "cents" not in first:
+        text += _by_score(decision.policy, first, second)
+    elif decision.policy == ECONOMIC.name:
+        text += f"least believed cost {_cost(first)}" + _runner_up(first, second)
+    else:
+        instead = next((c for c in by_rank if c["node"] == economic), first)
+        text += f"best score {first['score']:.4g} by {decision.policy}, believed cost {_cost(first)}"
+        text += _beside_economic(decision.policy, first, second, instead)
     if decision.fallback:
-        text += f" (The rule decided: {decision.fallback.value}.)"
-    if bound and bound != best["node"]:
+        refused = decision.notes.get(REFUSED, "the policy")
+        text += f" ({decision.policy} decided, because {refused} did not: {decision.fallback.value}"
+        text += f", {decision.notes[WHY]}.)" if decision.notes.get(WHY) else ".)"
+    if bound and bound != first["node"]:
         text += f" The scheduler bound it to {bound} instead: what the pod's author prefers, or room, outweighed us."
     return text
 
 
-def _why(decision: Decision, best: Mapping[str, Any], second: Mapping[str, Any] | None) -> str:
-    by_cost = decision.policy == ECONOMIC.name
-    if "cents" not in best:
-        text = f"best score {best['score']:.4g} by {decision.policy}"
-        return text + (
-            f"; runner-up {second['node']} has {second['score']:.4g}." if second else ", the only candidate."
-        )
-    cost = best["believed_cents"]
-    text = "least believed cost" if by_cost else f"best score {best['score']:.4g} by {decision.policy}, believed cost"
-    text += f" {_cents(cost)} cents" + _parts(best["cents"])
+def _by_score(policy: str, first: Mapping[str, Any], second: Mapping[str, Any] | None) -> str:
+    text = f"best score {first['score']:.4g} by {policy}"
+    return text + (f"; runner-up {second['node']} has {second['score']:.4g}." if second else ", the only candidate.")
+
+
+def _runner_up(first: Mapping[str, Any], second: Mapping[str, Any] | None) -> str:
+    """How far the second of `economic` is behind."""
     if second is None:
-        return text + "; the only candidate."
-    more = second["believed_cents"] - cost
-    text += f"; runner-up {second['node']} would cost {_cents(second['believed_cents'])} cents"
-    if abs(more) <= 1e-6 * max(abs(cost), 1e-9):
-        return text + ", the same."
-    name, by = max(
-        ((t, second["cents"][t] - best["cents"][t]) for t in TERMS), key=lambda part: part[1] * np.sign(more)
-    )
-    return text + f", mostly because of {_short(name)} ({'+' if by > 0 else '-'}{_cents(abs(by))})."
+        return "; the only candidate."
+    text = f"; runner-up {second['node']} would cost {_cents(second['believed_cents'])} cents"
+    return text + (f", {_mostly(first, second)}." if _differ(first, second) else ", the same.")
+
+
+def _beside_economic(
+    policy: str, first: Mapping[str, Any], second: Mapping[str, Any] | None, instead: Mapping[str, Any]
+) -> str:
+    """What `economic` would have done, and why the policy did not."""
+    if second is None:
+        return "; the only candidate."
+    if instead is first:
+        cost = f"{_cents(second['believed_cents'])} cents" if _differ(first, second) else "the same"
+        text = f". The rule {ECONOMIC.name} would choose it too; runner-up {second['node']} scores "
+        return text + f"{_points(first['score'] - second['score'])} less and would cost {cost}."
+    text = f". The rule {ECONOMIC.name} would choose {instead['node']}, believed to cost "
+    if _differ(first, instead):
+        less = _cents(first["believed_cents"] - instead["believed_cents"])
+        text += f"{less} cents less, {_mostly(first, instead)}"
+    else:
+        text += "the same"
+    text += f"; {policy} scores it {_points(first['score'] - instead['score'])} less"
+    if "correction_cents" in first:
+        more = first["correction_cents"] - instead["correction_cents"]
+        text += f", for what it learned beyond that cost favours {first['node']} by {_cents(more)} cents"
+    return text + "."
+
+
+def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether the believed costs of two candidates do, beyond rounding."""
+    ours, theirs = float(a["believed_cents"]), float(b["believed_cents"])
+    return abs(theirs - ours) > 1e-6 * max(abs(ours), 1e-9)
+
+
+def _mostly(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The part of the believed cost that does most of the difference."""
+    sign = np.sign(other["believed_cents"] - first["believed_cents"])
+    name, by = max(((t, other["cents"][t] - first["cents"][t]) for t in TERMS), key=lambda part: part[1] * sign)
+    return f"mostly because of {_short(name)} ({'+' if by > 0 else '-'}{_cents(abs(by))})"
+
+
+def _cost(candidate: Mapping[str, Any]) -> str:
+    return f"{_cents(candidate['believed_cents'])} cents" + _parts(candidate["cents"])
 
 
 def _parts(cents: Mapping[str, float]) -> str:
@@ -129,6 +188,11 @@ def _parts(cents: Mapping[str, float]) -> str:
 
 def _short(term: str) -> str:
     return term.removesuffix("_cents")
+
+
+def _points(value: float) -> str:
+    """A difference of scores; not of any scale, for a rule's may be seconds or shares."""
+    return f"{value:.3g}"
 
 
 def _cents(value: float) -> str:

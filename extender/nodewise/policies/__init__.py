@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nodewise.core.errors import UserError
 from nodewise.policies.blind import RANDOM, ROUND_ROBIN
-from nodewise.policies.economic import ECONOMIC
+from nodewise.policies.economic import ECONOMIC, ECONOMIC_TUNED
 from nodewise.policies.kube import KUBE_DEFAULT, MOST_ALLOCATED
 from nodewise.policies.packing import BALANCE_FIT, BEST_FIT, CHEAPEST, LEAST_WATTS
 from nodewise.policies.rule import Rule
@@ -22,7 +22,7 @@ POLICIES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         KUBE_DEFAULT, MOST_ALLOCATED, RANDOM, ROUND_ROBIN, LEAST_WORK_REMAINING, EARLIEST_FINISH_TIME, INDEX, BEST_FIT,
-        BALANCE_FIT, LEAST_WATTS, CHEAPEST, ECONOMIC,
+        BALANCE_FIT, LEAST_WATTS, CHEAPEST, ECONOMIC, ECONOMIC_TUNED,
     )
 }  # fmt: skip
 
@@ -32,7 +32,7 @@ DEFAULT = ECONOMIC
 LEARNED = "learned"
 """Asks for a bundle: the one of --bundle, or the one built in. Loaded, it has the name that its card gives it."""
 
-BUILT_IN: str | None = None
+BUILT_IN: str | None = "hetero"
 """The bundle in `bundles` beside this file that decides when nothing else is asked for; None: `DEFAULT` does."""
 
 _BUNDLES = Path(__file__).parent / "bundles"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nodewise.core.errors import UserError
-from nodewise.policies import DEFAULT
+from nodewise.policies import DEFAULT, LEARNED, builtin, bundle_folder
+from nodewise.policies.bundle import read_bundle, write_bundle
 from nodewise_simulator.bench.floor import floor
 from nodewise_simulator.bench.proc import cpu_s, only_child
 from nodewise_simulator.bench.requests import Client, bodies, fill
@@ -43,12 +45,15 @@ _UNITS = {"latency_p50": ("ms", "p50_ms"), "latency_p99": ("ms", "p99_ms"), "cpu
 def bench_extender(
     sizes: Sequence[int] = SIZES,
     *,
-    policy: str = DEFAULT.name,
+    policies: Sequence[str] = (DEFAULT.name, *((LEARNED,) if builtin() else ())),
     rounds: int = 5,
     requests: int = 300,
     progress: Progress = lambda *_: None,
 ) -> list[Row]:
-    """Rows `names=N` for the policy's extender and for the floor: both in turn, one request at a time, as a scheduler.
+    """Rows `names=N` for each policy's extender and for the floor: all in turn, one request at a time, as a scheduler.
+
+    `learned` is the built-in bundle without the ranges of its card: nothing here is like what it was trained on, and it
+    would leave every pod to the rule.
 
     Latency is that of the whole exchange, CPU that of the serving process (the guard's child); ratios are to the floor
     of the same round, intervals over rounds. Raises UserError if a server does not start or gives no opinion.
@@ -56,30 +61,35 @@ def bench_extender(
     if rounds < 1 or requests < 1 or not sizes or min(sizes) < 2:
         raise UserError("bench extender needs at least 1 round, 1 request and 2 names")
     rows: list[Row] = []
+    total = rounds * (len(policies) + 1)
     for size in sizes:
         label = f"{size:,} names"
-        measured = _of_size(size, policy, rounds, requests, lambda k, label=label: progress(label, k, 2 * rounds))  # type: ignore[misc]
+        measured = _of_size(size, policies, rounds, requests, lambda k, label=label: progress(label, k, total))  # type: ignore[misc]
         for name, made in measured.items():
             rows += _rows(f"names={size}", name, made, measured[FLOOR])
     return rows
 
 
 def _of_size(
-    size: int, policy: str, rounds: int, requests: int, progress: Callable[[int], None]
+    size: int, policies: Sequence[str], rounds: int, requests: int, progress: Callable[[int], None]
 ) -> dict[str, list[_Round]]:
     rng = np.random.default_rng(size)
-    measured: dict[str, list[_Round]] = {policy: [], FLOOR: []}
-    with tempfile.TemporaryDirectory(prefix="nodewise-bench-") as folder, FakeApi() as api:
+    measured: dict[str, list[_Round]] = {name: [] for name in (*policies, FLOOR)}
+    with tempfile.TemporaryDirectory(prefix="nodewise-bench-") as name, FakeApi() as api:
+        folder = Path(name)
         fill(api, size, rng)
         asked = bodies(size, _DIFFERENT, rng)
-        kubeconfig = api.kubeconfig(Path(folder) / "kubeconfig")
-        with (
-            ExtenderProcess(kubeconfig, Path(folder), "--policy", policy) as extender,
-            floor("constant") as (floor_port, floor_pid),
-            Client(extender.port) as ours,
-            Client(floor_port) as bare,
-        ):
-            servers = {policy: (ours, only_child(extender.pid)), FLOOR: (bare, floor_pid)}
+        kubeconfig = api.kubeconfig(folder / "kubeconfig")
+        with ExitStack() as stack:
+            servers = {}
+            for policy in policies:
+                own = folder / policy
+                own.mkdir()
+                flags = ("--bundle", str(_unbounded(own / "bundle"))) if policy == LEARNED else ("--policy", policy)
+                extender = stack.enter_context(ExtenderProcess(kubeconfig, own, *flags))
+                servers[policy] = (stack.enter_context(Client(extender.port)), only_child(extender.pid))
+            floor_port, floor_pid = stack.enter_context(floor("constant"))
+            servers[FLOOR] = (stack.enter_context(Client(floor_port)), floor_pid)
             for client, _ in servers.values():
                 reply = [client.prioritize(asked[k % _DIFFERENT])[1] for k in range(_WARM)][-1]
                 if [entry["Score"] for entry in json.loads(reply)] != [10]:
@@ -90,6 +100,14 @@ def _of_size(
                     measured[name].append(_round(*servers[name], asked, k * requests, requests))
                     progress(sum(map(len, measured.values())))
     return measured
+
+
+def _unbounded(path: Path) -> Path:
+    """The built-in bundle with open ranges."""
+    own = read_bundle(bundle_folder(None))
+    columns = tuple(replace(c, observed_low=None, observed_high=None) for c in own.card.columns)
+    write_bundle(path, own.models, replace(own.card, columns=columns), own.golden)
+    return path
 
 
 def _round(client: Client, pid: int, asked: Sequence[bytes], first: int, requests: int) -> _Round:

@@ -21,7 +21,7 @@ _INV_SQRT_2PI, _SQRT_HALF = 1.0 / math.sqrt(2.0 * math.pi), math.sqrt(0.5)
 def worth_of_a_second(
     pod_f: Floats, node_f: Floats, pod: Floats, p: int, row: int, now_s: float, left_s: float
 ) -> float:
-    """What a second of delay costs a running pod, in cents: delay, node-hours, and the chance of becoming late.
+    """What a second of delay costs a running pod, in cents: delay, node-hours, the chance of becoming late; no energy.
 
     Its own noise is hidden from everybody, and integrated out: the rest of its run is taken as log-normal about what
     was foreseeable.
@@ -38,21 +38,28 @@ def worth_of_a_second(
 
 
 @jit
+def _left_s(node: Floats, slot_f: Floats, row: int, j: int, now_s: float) -> float:
+    """Time from now to the end of what runs in a slot, if nothing changes; slots are as of their node's last event."""
+    left_s: float = node[row, kn.UPDATED] + slot_f[kn.LEFT, row, j] / slot_f[kn.SPEED, row, j] - now_s
+    return max(left_s, 0.0)
+
+
+@jit
 def _true_cost(
-    pod_f: Floats, true_s: Floats, node_f: Floats, node_class: Ints, slot_i: Ints, slot_f: Floats, count: Ints, p: int,
-    row: int, now_s: float,
+    pod_f: Floats, true_s: Floats, node_f: Floats, node_class: Ints, node: Floats, slot_i: Ints, slot_f: Floats,
+    count: Ints, p: int, row: int, now_s: float,
 ) -> Any:  # fmt: skip
     """(expected cents, cents of a second more, expected run) of pod `p` on a node as it is, harm to residents included.
 
-    From hidden truth, its own noise integrated out; a resident weighs on it, and it on a resident, for as long as both
-    run.
+    Energy, a hundredth of the rest, is left out. From hidden truth, its own noise integrated out; a resident weighs on
+    it, and it on a resident, for as long as both run.
     """
     sigma, room = max(pod_f[p, kn.NOISE], kn.LEAST_NOISE), max(node_f[row, kn.CPU_ROOM], 1.0)
     up = math.exp(0.5 * sigma * sigma)
     alone_s = true_s[p, node_class[row]] / pod_f[p, kn.FACTOR] * up
     run_s, harm, own_share = alone_s, 0.0, pod_f[p, kn.CPU] / room
     for j in range(count[row]):
-        together_s = min(slot_f[kn.LEFT, row, j] / slot_f[kn.SPEED, row, j], alone_s)
+        together_s = min(_left_s(node, slot_f, row, j, now_s), alone_s)
         run_s += pod_f[p, kn.SENSITIVITY] * (pod_f[slot_i[kn.RUNNING, row, j], kn.CPU] / room) * together_s
         harm += own_share * slot_f[kn.HURT, row, j] * together_s
     rate = pod_f[p, kn.DELAY] + share_of(pod_f, node_f, p, row) * node_f[row, kn.PRICE] * (100.0 / 3600.0)
@@ -74,15 +81,17 @@ def charge_displaced(
 
     With it gone the node might be the better choice, or have room at all. HARM leaves out these who stayed away.
     """
-    paid, _, _ = _true_cost(pod_f, true_s, node_f, node_class, slot_i, slot_f, count, p, chosen, now_s)
+    paid, _, _ = _true_cost(pod_f, true_s, node_f, node_class, node, slot_i, slot_f, count, p, chosen, now_s)
     for row in range(len(node_f)):
         if masks[pod_i[p, kn.MASK], row] and fits(pod_f, node, row, p):
-            cents, _, _ = _true_cost(pod_f, true_s, node_f, node_class, slot_i, slot_f, count, p, row, now_s)
+            cents, _, _ = _true_cost(pod_f, true_s, node_f, node_class, node, slot_i, slot_f, count, p, row, now_s)
             paid = min(paid, cents)
     for row in range(len(node_f)):
         if row == chosen or count[row] == 0 or not masks[pod_i[p, kn.MASK], row] or fits(pod_f, node, row, p):
             continue
-        cents, worth, alone_s = _true_cost(pod_f, true_s, node_f, node_class, slot_i, slot_f, count, p, row, now_s)
+        cents, worth, alone_s = _true_cost(
+            pod_f, true_s, node_f, node_class, node, slot_i, slot_f, count, p, row, now_s
+        )
         room = max(node_f[row, kn.CPU_ROOM], 1.0)
         for j in range(count[row]):
             r = slot_i[kn.RUNNING, row, j]
@@ -93,7 +102,7 @@ def charge_displaced(
                 or node[row, kn.FREE + 2] + pod_f[r, kn.GPU] < pod_f[p, kn.GPU]
             ):
                 continue
-            together_s = min(slot_f[kn.LEFT, row, j] / slot_f[kn.SPEED, row, j], alone_s)
+            together_s = min(_left_s(node, slot_f, row, j, now_s), alone_s)
             eased = together_s * (
                 pod_f[p, kn.SENSITIVITY] * (pod_f[r, kn.CPU] / room) * worth
                 + pod_f[p, kn.CPU] / room * slot_f[kn.HURT, row, j]

@@ -14,6 +14,7 @@ from nodewise.core.errors import UserError
 from nodewise.core.estimator import EstimatorSettings, RunTimeEstimator
 from nodewise.core.kinds import TREATMENTS
 from nodewise.core.types import CostRates, Floats
+from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.scheduler import static_filter, static_key
 from nodewise_simulator.world import SimPod, World
 
@@ -101,24 +102,29 @@ def flatten(world: World, rates: CostRates | None = None) -> Flat:
         described=np.array([d for _, d in estimator.workloads], bool),
         row_factor=np.array(state["row_factor"], float),
         col_factor=np.array(state["col_factor"], float),
-        stakes=_stakes(pod_f, pod_i, node_f, node_class, allowed),
+        stakes=_stakes(pod_f, pod_i, true_s, node_f, node_class, allowed),
     )  # fmt: skip
 
 
-def _stakes(pod_f: Floats, pod_i: Ints, node_f: Floats, node_class: Ints, masks: Any) -> Floats:
-    """See `beliefs.knowledge_gradient`; means over all pods of a workload."""
-    rows, columns = int(pod_i[:, 2].max()) + 1, int(node_class.max()) + 1
+def _stakes(pod_f: Floats, pod_i: Ints, true_s: Floats, node_f: Floats, node_class: Ints, masks: Any) -> Floats:
+    """See `beliefs.knowledge_gradient`: means over all pods of a workload, zeros where a class has no node for it."""
+    rows, columns = int(pod_i[:, kn.WORKLOAD].max()) + 1, true_s.shape[1]
     made = np.zeros((3, rows, columns))
     for w in range(rows):
-        mine = pod_i[:, 2] == w
+        mine = pod_i[:, kn.WORKLOAD] == w
         f = pod_f[mine]
+        allowed = masks[np.unique(pod_i[mine, kn.MASK])].any(axis=0)  # [N]
         made[2, w] = mine.sum()
         for c in range(columns):
-            nodes = node_class == c
-            room = np.maximum(node_f[nodes][0, :3], 1.0)
-            share = np.minimum((f[:, [2, 4, 6]] / room).max(axis=1), 1.0)
-            made[0, w, c] = (f[:, 8] * (f[:, 10] + share * node_f[nodes][0, 4] * (100.0 / 3600.0))).mean()
-            made[1, w, c] = masks[pod_i[mine, 8][0]][nodes].any()
+            nodes = np.flatnonzero((node_class == c) & allowed)
+            if not len(nodes):
+                continue
+            node = node_f[nodes[0]]
+            room = np.maximum(node[: kn.GPU_ROOM + 1], 1.0)
+            share = np.minimum((f[:, [kn.CPU, kn.MEM, kn.GPU]] / room).max(axis=1), 1.0)
+            rate = f[:, kn.DELAY] + share * node[kn.PRICE] * (100.0 / 3600.0)
+            made[0, w, c] = (f[:, kn.SCALE] * rate).mean() if len(f) else 0.0
+            made[1, w, c] = 1.0
     return made
 
 

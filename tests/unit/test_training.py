@@ -1,0 +1,334 @@
+"""A training run: the same again from its seed, the same after a kill, refused in a sentence; and what it exports."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from nodewise.core.card import PolicyCard
+from nodewise.core.decide import PolicyRefusalError
+from nodewise.core.errors import UserError
+from nodewise.core.types import ClusterView, PodRequest, Policy, Rows, Scores
+from nodewise.policies import DEFAULT
+from nodewise.policies.bundle import CARD, ENCODER, GOLDEN, HEAD
+from nodewise.policies.checks import apart
+from nodewise.policies.learned import load
+from nodewise_simulator import scenarios
+from nodewise_simulator.compiled import kernels as kn
+from nodewise_simulator.compiled.flat import flatten
+from nodewise_simulator.compiled.run import Record, State, play_sampled
+from nodewise_simulator.run import play
+from nodewise_training import ppo
+from nodewise_training.export import scores_of
+from nodewise_training.logs import LOG, Logs
+from nodewise_training.ppo import ALGORITHM, SEES, Learner, Settings, export, train
+from nodewise_training.rollout import Batch, Collector, Plan
+from nodewise_training.runs import CHECKPOINT, Checkpoint, Run, load_checkpoint, save_checkpoint
+
+WORLD = "hetero@load=0.85,pods=200,warm=220"
+"""No pod more than the plan needs."""
+TINY = Settings(
+    plan=Plan(worlds=1, segments=1, rollouts=2, decisions=60, tail=60), hidden=16, minibatch=64, microbatch=24,
+    validate_every=2, validation=(901,),
+)  # fmt: skip
+MORE = 300
+"""Decisions: a few iterations."""
+
+ENDLESS = f"""
+import sys
+from pathlib import Path
+from nodewise_training.ppo import Plan, Settings, train
+train([{WORLD!r}], 1, Path(sys.argv[1]), decisions=10**9, settings={TINY!r})
+"""
+
+
+def trained(folder: Path, decisions: int, *, seed: int = 1, resume: bool = False) -> Checkpoint:
+    return train([WORLD], seed, folder, decisions=decisions, resume=resume, settings=TINY)
+
+
+def children(pid: int) -> list[int]:
+    return [int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+
+
+def waited_for(what: Callable[[], Any], patience_s: float = 120.0) -> Any:
+    give_up_s = time.monotonic() + patience_s
+    while not (found := what()):
+        assert time.monotonic() < give_up_s
+        time.sleep(0.01)
+    return found
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    """The lines of the log, without times."""
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.endswith("_s")} for line in lines]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """States bit for bit."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for key, held in one.items():
+            assert_same(held, other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert one == other
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """The folder of a run that was killed in the middle, and the processes that it had started."""
+    folder = tmp_path_factory.mktemp("killed")
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, folder]) as process:
+
+        def learns() -> bool:
+            assert process.poll() is None
+            return (folder / LOG).exists() and len((folder / LOG).read_text().splitlines()) > 2
+
+        try:
+            waited_for(learns)
+            started = children(process.pid)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+    return folder, started
+
+
+@pytest.fixture(scope="module")
+def whole(killed: tuple[Path, list[int]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Checkpoint]:
+    """The folder and the end of a run that was not killed, some decisions longer."""
+    found = load_checkpoint(killed[0])
+    assert found is not None
+    folder = tmp_path_factory.mktemp("whole") / "new"
+    return folder, trained(folder, found.learner["decisions"] + MORE)
+
+
+@pytest.fixture(scope="module")
+def exported(whole: tuple[Path, Checkpoint], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PolicyCard]:
+    """The bundle of that run, and its card."""
+    folder = tmp_path_factory.mktemp("bundles") / "whole"
+    return folder, export(whole[0], folder, "same")
+
+
+def test_a_killed_run_leaves_no_process_behind(killed: tuple[Path, list[int]]) -> None:
+    assert killed[1]
+    waited_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in killed[1]))
+
+
+def test_a_run_that_was_killed_and_resumed_is_the_run_that_was_not(
+    killed: tuple[Path, list[int]], whole: tuple[Path, Checkpoint], exported: tuple[Path, PolicyCard], tmp_path: Path
+) -> None:
+    folder, _ = killed
+    before = load_checkpoint(folder)
+    assert before is not None
+    at = before.learner["iteration"]
+    with Logs(folder, at) as logs:  # as if it had been killed between its log and its checkpoint
+        logs.add(at + 1, {"cents": -1.0})
+    with (folder / LOG).open("a") as log:
+        log.write('{"iteration": ')
+    end = trained(folder, before.learner["decisions"] + MORE, resume=True)
+    assert end.learner["iteration"] > at
+    assert_same(end.learner, whole[1].learner)
+    assert (end.run, end.validation, end.commit) == (whole[1].run, whole[1].validation, whole[1].commit)
+    assert end.seconds > before.seconds
+    assert logged(folder) == logged(whole[0])
+    assert [line["iteration"] for line in logged(folder)] == [*range(1, end.learner["iteration"] + 1)]
+    assert export(folder, tmp_path / "bundle", "same").digest == exported[1].digest
+
+
+def test_the_same_seed_gives_the_same_bundle_and_another_seed_other_weights(
+    whole: tuple[Path, Checkpoint], exported: tuple[Path, PolicyCard], tmp_path: Path
+) -> None:
+    decisions = whole[1].learner["decisions"]
+    again, other = trained(tmp_path / "again", decisions), trained(tmp_path / "other", 1, seed=2)
+    assert_same(again.learner, whole[1].learner)
+    assert not torch.equal(other.learner["average"]["pool_weight"], again.learner["average"]["pool_weight"])
+    card = export(tmp_path / "again", tmp_path / "bundle", "same")
+    assert card.digest == exported[1].digest
+    assert card.command == f"nodewise train ppo --scenario {WORLD} --seed 1 --decisions {decisions}"
+    for file in (CARD, ENCODER, GOLDEN, HEAD):
+        assert (tmp_path / "bundle" / file).read_bytes() == (exported[0] / file).read_bytes()
+
+
+def test_the_curves_are_there_for_tensorboard_each_point_once(
+    killed: tuple[Path, list[int]], whole: tuple[Path, Checkpoint]
+) -> None:
+    for folder in (killed[0], whole[0]):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        lines = logged(folder)
+        assert [(e.step, np.float32(e.value)) for e in events.Scalars("cents")] == [
+            (line["iteration"], np.float32(line["cents"])) for line in lines
+        ]
+        assert set(events.Tags()["scalars"]) >= {"loss", "kl", "entropy", f"ratio {WORLD}"}
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_trained_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    for nothing in ({}, {"minutes": 0.0}, {"minutes": float("nan")}, {"decisions": 0}):
+        with pytest.raises(UserError, match=r"^nothing would end the training; give --minutes or --decisions above 0$"):
+            train([WORLD], 1, new, settings=TINY, **nothing)
+    assert not new.exists()
+    with pytest.raises(UserError, match=r"^there is no scenario 'homo'; choose one of hetero, "):
+        train(["homo"], 1, new, decisions=1, settings=TINY)
+    with pytest.raises(UserError, match=r"^a world of 419 pods is too short to learn from; give the scenario 420, "):
+        train([WORLD.replace("warm=220", "warm=219")], 1, new, decisions=1, settings=TINY)
+    with pytest.raises(UserError, match=r"^the compiled engine does not model queues at nodes .*scenario S0q"):
+        train(["S0q@pods=400,warm=100"], 1, new, decisions=1, settings=TINY)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file cannot be made .*; choose another folder with --out$"):
+        trained(tmp_path / "file", 1)
+
+
+def test_another_run_is_not_gone_on_with(whole: tuple[Path, Checkpoint]) -> None:
+    folder = whole[0]
+    before = (folder / CHECKPOINT).read_bytes()
+    with pytest.raises(UserError, match=r"holds a run already; add --resume to go on with it, or choose another"):
+        trained(folder, 1)
+    with pytest.raises(UserError, match=r"has seed 1 and not 2; resume it as it was begun"):
+        trained(folder, 1, seed=2, resume=True)
+    with pytest.raises(UserError, match=r"has scenarios .* and not \['hetero'\]; resume it as it was begun"):
+        train(["hetero"], 1, folder, decisions=1, resume=True, settings=TINY)
+    with pytest.raises(UserError, match=r"has settings plan worlds 1 and not \d; resume it as it was begun"):
+        train([WORLD], 1, folder, decisions=1, resume=True)
+    assert (folder / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", [b"", b"text", b"half"])
+def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(
+    broken: bytes, whole: tuple[Path, Checkpoint], tmp_path: Path
+) -> None:
+    good = (whole[0] / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(good[: len(good) // 2] if broken == b"half" else broken)
+    for use in (lambda: trained(tmp_path, 1, resume=True), lambda: export(tmp_path, tmp_path / "bundle", "p")):
+        with pytest.raises(
+            UserError, match=r"checkpoint.pt is not a checkpoint \([^\n]*\); train into another folder$"
+        ):
+            use()
+
+
+def test_a_folder_without_a_run_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no run to export; name the --out folder of `nodewise train ppo`$"):
+        export(tmp_path, tmp_path / "bundle", "p")
+
+
+# --- what is learned -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def batch() -> Batch:
+    """Of the untrained policy."""
+    with Collector([WORLD], SEES, TINY.plan, 1) as collector:
+        return collector.collect(Learner(TINY, 1).net(), 0)
+
+
+def test_what_cost_less_becomes_likelier(batch: Batch) -> None:
+    learner = Learner(replace(TINY, epochs=4, average=0.0), 1)
+    assert len(batch.index) > 80
+    assert np.abs(batch.advantage[batch.index]).max() <= TINY.plan.clip
+    learner.update(batch)
+    gained = []
+    for k in batch.index:
+        _, m, chosen = batch.record.choice[k]
+        seen = np.empty((m, len(SEES)), np.float32)
+        for part, values in (("node", batch.record.node[k, :m]), ("pair", batch.record.pair[k, :m])):
+            seen[:, learner.scorer.places[part]] = values
+        seen[:, learner.scorer.places["request"]] = batch.record.request[k]
+        logits = TINY.plan.sharpness * scores_of(learner.average, seen).astype(float)
+        gained.append(
+            logits[chosen] - np.log(np.exp(logits - logits.max()).sum()) - logits.max() - batch.record.logp[k]
+        )
+        assert (seen >= learner.seen.low).all()
+        assert (seen <= learner.seen.high).all()
+    assert np.mean(np.array(gained) * batch.advantage[batch.index]) > 0.0
+    assert np.corrcoef(gained, batch.advantage[batch.index])[0, 1] > 0.1
+
+
+class Both:
+    """Places as `economic`, and holds each score of a learned policy to its."""
+
+    name, digest = "both", "test"
+
+    def __init__(self, learned: Policy) -> None:
+        self.learned, self.asked, self.refused = learned, 0, 0
+
+    def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+        by_rule = DEFAULT.score(pod, view, rows)
+        self.asked += 1
+        try:
+            scores = self.learned.score(pod, view, rows)
+        except PolicyRefusalError:
+            self.refused += 1
+        else:
+            assert apart(scores, by_rule) < 1e-5
+            # The same node, but for what rounding cannot tell apart.
+            assert by_rule[np.argmax(scores)] >= by_rule.max() - 1e-5 * max(1.0, np.abs(by_rule).max())
+        return by_rule
+
+
+def test_an_untrained_policy_that_is_exported_places_every_pod_as_economic_does(tmp_path: Path) -> None:
+    learner, made = Learner(TINY, 1), scenarios.make(WORLD, 5)
+    flat, record = flatten(made), Record.room(len(made.pods), len(made.nodes), SEES)
+    state, uniforms = State.start(flat), np.full(len(made.pods), 0.5)
+    play_sampled(flat, state, learner.net(), 1e6, uniforms, record, 0, len(made.pods) + 1)  # its best, and recorded
+    rows = np.arange(state.number[kn.RECORDED])
+    learner.seen.add(record, rows)
+    learner.average.set_scale(*learner.seen.scale(record, rows))
+    run = Run(ALGORITHM, (WORLD,), 1, asdict(TINY))
+    save_checkpoint(tmp_path, Checkpoint(run, learner.state(), 0.0, [], "none"))
+    card = export(tmp_path, tmp_path / "bundle", "untrained")
+    assert (card.name, card.commit, card.seeds) == ("untrained", "none", (1,))
+    both = Both(load(tmp_path / "bundle"))
+    play(made, both)
+    assert both.asked > 400
+    assert both.refused < 0.05 * both.asked
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_trained_exported_and_checked_from_the_command_line(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppo, "train", partial(train, settings=TINY))  # only smaller
+    folder, bundle = str(tmp_path / "run"), str(tmp_path / "bundle")
+    status, said, told = run("train", "--scenario", WORLD, "--decisions", "200", "--out", folder)
+    assert status == 0
+    assert f"nodewise train ppo --scenario {WORLD} --seed 1 --decisions 2" in said
+    assert f"Next: nodewise export {folder} --out BUNDLE" in said
+    assert "ppo: preparing the worlds of validation (0% done)" in told
+    assert "ppo: cost to economic " in told
+    status, said, told = run("train", "--scenario", WORLD, "--decisions", "1", "--out", folder)
+    assert (status, said) == (2, "")
+    assert "add --resume to go on with it" in told
+    status, said, _ = run("train", "--scenario", WORLD, "--decisions", "1", "--out", folder, "--resume", "-o", "json")
+    assert status == 0
+    assert json.loads(said)["decisions"] >= 200
+    assert [row["scenario"] for row in json.loads(said)["rows"]] == [WORLD]
+    status, said, _ = run("export", folder, "--out", bundle, "--name", "mine", "-o", "json")
+    assert (status, json.loads(said)["bundle"]) == (0, bundle)
+    status, shown, _ = run("bundle", "verify", bundle)
+    assert status == 0
+    assert json.loads(said)["digest"][:12] in shown
+    status, _, told = run("train", "sarsa", "--out", folder)
+    assert (status, told) == (2, "nodewise: there is no algorithm 'sarsa'; choose one of ppo\n")
