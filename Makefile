@@ -11,6 +11,9 @@ INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip 
 	--constraint constraints.txt --editable $(1) | \
 	awk '/^Collecting/ {sub(/[^A-Za-z0-9._-].*/, "", $$2); print "  " $$2; fflush()} /^Installing collected/ {print "  installing …"; fflush()}'
 
+# Slow tests that reach the core only through other packages; 'make test' runs them.
+NOT_OF_THE_CORE = bench export kept training
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-cluster test check bench clean
 
@@ -33,7 +36,7 @@ check: $(VENV)/.dev  ## lint, types, import rules, and coverage of the core
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/coverage run -m pytest --quiet tests/unit tests/contract
+	$(BIN)/coverage run -m pytest --quiet tests/unit tests/contract $(NOT_OF_THE_CORE:%=--ignore=tests/unit/test_%.py)
 	$(BIN)/coverage report --fail-under=95
 
 bench: $(VENV)/.demo  ## measure the extender, and with KUBEBUILDER_ASSETS the real kube-scheduler with it
@@ -60,6 +63,6 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "Installing what develops Nodewise (about a minute):"
+	@echo "Installing what develops Nodewise (gigabytes and several minutes; for less see CONTRIBUTING.md):"
 	@$(call INSTALL,'.[dev]')
 	@touch $@ $(VENV)/.demo

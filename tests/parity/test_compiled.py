@@ -12,95 +12,22 @@ from numpy.typing import NDArray
 from nodewise.core.columns import COLUMNS, arguments, features_by_scope, split
 from nodewise.core.decide import PolicyRefusalError
 from nodewise.core.errors import UserError
-from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.raw import raw
-from nodewise.core.types import ClusterView, Fallback, Floats, PodRequest, Policy, Rows, Scores
+from nodewise.core.types import ClusterView, Fallback, PodRequest, Policy, Rows, Scores
 from nodewise.policies import DEFAULT
 from nodewise.policies.economic import TERMS
 from nodewise_simulator import scenarios
-from nodewise_simulator.compiled import beliefs, run
 from nodewise_simulator.compiled import kernels as kn
+from nodewise_simulator.compiled import run
 from nodewise_simulator.compiled.flat import flatten
 from nodewise_simulator.compiled.run import Net, Record, State, play_net, play_rule, play_sampled
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine, Outcome
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.scorer import score
-from nodewise_simulator.world import SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
+from nodewise_simulator.world import World, sim_pod
 
-Json = dict[str, Any]
-
-ALL = tuple(COLUMNS)
-GIB = 2.0**30
-
-
-# --- worlds ----------------------------------------------------------------------------------------------------------
-
-
-def odd_world(seed: int, nodes: int = 9, pods: int = 400) -> World:
-    """What `hetero` lacks: services, owners with replicas, priorities that overtake, arrivals at one instant, no
-    deadline, pods that fit only one node, nodes that are full by number of pods, taints, several GPUs, no requests."""
-    rng = np.random.default_rng([seed, 17])
-    classes = ("old", "new", "gpu/T4")
-    manifests = [
-        node_manifest(
-            f"n{k:03d}", cpu_milli=float(rng.integers(4, 17) * 1000), memory_bytes=float(rng.integers(8, 65)) * GIB,
-            instance_type=classes[k % 3].split("/")[0], gpus=2 if k % 3 == 2 else 0, gpu_product="T4",
-            price_usd_per_h=float(rng.uniform(0.0, 2.0)), idle_w=float(rng.uniform(10, 80)),
-            peak_w=float(rng.uniform(60, 300)), pods=int(rng.integers(3, 12)),
-            taints=({"key": "only", "value": "some", "effect": "NoSchedule"},) if k % 5 == 4 else (),
-        )
-        for k in range(nodes)
-    ]  # fmt: skip
-    speed = np.exp(rng.normal(0.0, 0.4, (6, len(classes))))
-    created_s = np.sort(rng.integers(0, pods // 2, pods)) * 3.0 * 9.0 / nodes
-    made = [odd_pod(k, quantised(float(at_s)), speed, rng, nodes) for k, at_s in enumerate(created_s)]
-    return world("odd", seed, manifests, classes, made, warm=0)
-
-
-def odd_pod(index: int, created_s: float, speed: Floats, rng: np.random.Generator, nodes: int) -> SimPod:
-    kind = str(rng.choice(["Job", "ReplicaSet", ""], p=[0.6, 0.3, 0.1]))
-    workload = int(rng.integers(len(speed)))
-    sla = str(rng.choice(["production", "batch", "best-effort"]))
-    base_s = float(rng.lognormal(3.3, 0.7)) * (4.0 if kind == "ReplicaSet" else 1.0)
-    annotations = {"nodewise.dev/sla-class": sla, "nodewise.dev/workload": f"w{workload}"}
-    if rng.random() < 0.5:
-        annotations["nodewise.dev/deadline-seconds"] = f"{base_s * rng.uniform(1.2, 4.0):.3f}"
-    if workload % 2:
-        annotations["nodewise.dev/expected-seconds"] = f"{base_s * rng.uniform(0.7, 1.4):.3f}"
-    requests: Json = {"cpu": f"{rng.integers(1, 9) * 250}m", "memory": f"{rng.integers(1, 17) * 256}Mi"}
-    if rng.random() < 0.1:
-        requests = {}
-    elif rng.random() < 0.1:
-        requests["nvidia.com/gpu"] = "1"
-    spec: Json = {
-        "priority": int(rng.choice([0, 0, 0, 5, 100])),
-        "nodeSelector": {"kubernetes.io/arch": "amd64"},
-        "restartPolicy": "Always" if kind == "ReplicaSet" else "Never",
-    }
-    if rng.random() < 0.15:
-        spec["nodeSelector"]["kubernetes.io/hostname"] = f"n{rng.integers(nodes):03d}"
-    if rng.random() < 0.5:
-        spec["tolerations"] = [{"key": "only", "operator": "Exists"}]
-    # Names that do not sort in order of arrival: residents are summed up in order of uid.
-    manifest = pod_manifest(f"p{index * 7919 % 1009:04d}-{index}", created_s, annotations, requests, **spec)
-    if kind:
-        name = f"o{rng.integers(5)}"
-        manifest["metadata"]["ownerReferences"] = [
-            {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name, "controller": True}
-        ]
-    return sim_pod(manifest, base_s * speed[workload] * rng.lognormal(0.0, 0.3), float(rng.uniform(0.0, 0.8)))
-
-
-WORLDS: dict[str, Callable[[], World]] = {
-    "half": lambda: scenarios.make("hetero@load=0.5,pods=250,warm=150,mix=mixed", 11),
-    "busy": lambda: scenarios.make("hetero@load=0.85,pods=450,warm=150,mix=production", 12),
-    "over": lambda: scenarios.make("hetero@load=1.3,pods=600,warm=500,mix=batch", 13),
-    "odd": lambda: odd_world(1),
-    "odder": lambda: odd_world(2),
-    "oddest": lambda: odd_world(4),
-    "large": lambda: odd_world(3, nodes=150, pods=700),
-}
+from .worlds import ALL, WORLDS, placed, random_net
 
 
 @pytest.fixture(scope="module", params=list(WORLDS))
@@ -147,28 +74,11 @@ def assert_same(own: Sequence[Outcome], other: Sequence[Outcome]) -> None:
     np.testing.assert_array_equal(mine, theirs)
 
 
-def random_net(seed: int = 5, hidden: int = 16) -> Net:
-    """Weights that matter, of all columns."""
-    rng = np.random.default_rng(seed)
-    kn_, kr, kp = map(len, split(ALL))
-    inputs, units = -(-(kn_ + kr) // 4) * 4, hidden
-    size = 3 * kp + kp * units + units + 4 * inputs + inputs * units + units * units * 3 + 2 * units
-    weights = rng.normal(0.0, 0.15, size).astype(np.float32)
-    return Net.unbounded(ALL, weights, np.array([kn_, kr, kp, hidden], np.int64))
-
-
 def bounded(net: Net) -> Net:
     """Not to be asked about long slack or about nodes that are all but full."""
     high = net.high.copy()
     high[ALL.index("log_slack")], high[ALL.index("cpu_requested_share")] = 9.0, 0.97
     return replace(net, high=high)
-
-
-def placed(made: World, play: Callable[..., None], *given: Any) -> tuple[State, list[Outcome]]:
-    flat = flatten(made)
-    state = State.start(flat)
-    play(flat, state, *given)
-    return state, state.outcomes([n.name for n in made.nodes])
 
 
 def test_economic_places_every_pod_as_the_reference_engine_does(made: World) -> None:
@@ -285,84 +195,6 @@ def test_a_very_sharp_draw_is_the_best_node() -> None:
     names = [n.name for n in made.nodes]
     same = [own.node == other.node for own, other in zip(state.outcomes(names), best, strict=True)]
     assert np.mean(same) > 0.9  # but for nodes that score the same
-
-
-# --- what a pod did to others ----------------------------------------------------------------------------------------
-
-
-def on_one_node(price_usd_per_h: float) -> State:
-    """A batch pod of 1 of 4 cores from 0 s on, and from 10 to 26 s beside it a production pod of 2 cores."""
-    node = node_manifest("n", cpu_milli=4000, memory_bytes=GIB, instance_type="c", price_usd_per_h=price_usd_per_h)
-
-    def pod(name: str, sla: str, at_s: float, cpu: str, run_s: float, sensitivity: float) -> SimPod:
-        manifest = pod_manifest(name, at_s, {"nodewise.dev/sla-class": sla}, {"cpu": cpu})
-        manifest["spec"]["nodeSelector"] = {"kubernetes.io/arch": "amd64"}
-        return sim_pod(manifest, np.array([run_s]), sensitivity)
-
-    pods = [pod("a", "batch", 0.0, "1", 28.0, 0.5), pod("b", "production", 10.0, "2", 16.0 / 1.0625, 0.25)]
-    state, outcomes = placed(world("t", 0, [node], ("c",), pods, warm=0), play_rule)
-    assert [(o.started_s, o.finished_s) for o in outcomes] == [(0.0, 31.203125), (10.0, 26.0)]
-    return state
-
-
-def test_a_pod_is_charged_with_the_seconds_that_others_lost_beside_it() -> None:
-    # A runs at 1 / (1 + 0.5 * 0.5) = 0.8 beside B: 0.2 s lost each second, for 16 s, at 0.005 cents.
-    # B runs at 1 / (1 + 0.25 * 0.25): 0.0588235 s lost each second, at 1/60 cents.
-    harm = on_one_node(0.0).pod[:, kn.HARM]
-    np.testing.assert_allclose(harm, [16 * (1 - 1 / 1.0625) / 60, 16 * 0.2 * 0.005], rtol=1e-12)
-
-
-def test_a_second_lost_also_costs_the_share_of_the_node() -> None:
-    # 3.60 USD/h are 0.1 cents a second: 0.025 for A's quarter, 0.05 for B's half.
-    harm = on_one_node(3.6).pod[:, kn.HARM]
-    np.testing.assert_allclose(harm, [16 * (1 - 1 / 1.0625) * (1 / 60 + 0.05), 16 * 0.2 * 0.03], rtol=1e-12)
-
-
-def test_what_a_learner_is_told_changes_no_decision_and_is_told_of_the_pods_that_were_decided() -> None:
-    made, net = scenarios.make("hetero@load=1.1,pods=200,warm=100", 4), random_net()
-    flat, plain = flatten(made), placed(made, play_net, net)[0]
-    state = State.start(flat)
-    play_net(flat, state, net, 250)
-    play_net(flat, state, net, 251, charge=True)
-    w, c = flat.pod_i[250, kn.WORKLOAD], flat.node_class[state.pod_node[250]]
-    gained = beliefs.knowledge_gradient(state.cells, flat.stakes, w, c)
-    assert state.pod[250, kn.TAUGHT] == flat.stakes[beliefs.VOLUME, w, 0] * gained
-    play_net(flat, state, net, charge=True)
-    np.testing.assert_array_equal(state.pod[:, : kn.HARM + 1], plain.pod[:, : kn.HARM + 1])
-    assert not state.pod[:250, kn.TAUGHT].any()
-    assert state.pod[250:, kn.TAUGHT].any()
-    assert state.pod[:, kn.DISPLACED].any()
-    assert not plain.pod[:, [kn.DISPLACED, kn.TAUGHT]].any()
-
-
-# --- beliefs ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_beliefs_are_those_of_the_estimator(seed: int, pod_of: Callable[..., PodRequest]) -> None:
-    rng = np.random.default_rng(seed)
-    estimator = RunTimeEstimator()
-    columns = [estimator.column(f"class-{k}") for k in range(4)]
-    told = [math.nan, 60.0, math.nan, 30.0, math.nan, math.nan]
-    rows = [estimator.row(pod_of(workload=f"w{k}", expected_run_s=s)) for k, s in enumerate(told)]
-    made = flatten(WORLDS["odd"]()).settings
-    start = estimator.state()
-    described = np.array([d for _, d in estimator.workloads])
-    cells = np.zeros((beliefs.NOISE_VAR + 1, len(rows), len(columns)))
-    learned = [np.array(start[name]) for name in ("row_factor", "col_factor", "row_var", "col_var")]
-    odd = (0.0, -1.0, math.inf, math.nan, 1e-9, 1e9)
-    for k in range(240):
-        row, column = int(rng.integers(5)), int(rng.integers(3) if k < 200 else 3)  # the last row stays unseen
-        run = float(rng.lognormal(3.0, 1.0)) if k % 9 else float(rng.choice(odd))
-        slowdown = 1.0 + float(rng.random()) if k % 11 else math.inf
-        estimator.observe(row, column, run, slowdown)
-        beliefs.observe(made, described, cells, *learned, row, column, run, slowdown)
-        if k % 24 in (0, 23):
-            beliefs.tables(made, described, cells, *learned)
-            expected = estimator.beliefs()
-            np.testing.assert_allclose(cells[beliefs.MEAN], expected.run_mean, rtol=1e-9)
-            np.testing.assert_allclose(cells[beliefs.STD], expected.run_std, rtol=1e-9)
-            np.testing.assert_allclose(cells[beliefs.COUNT], expected.observations, rtol=1e-9)
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

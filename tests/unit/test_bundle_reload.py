@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,80 @@ async def test_a_folder_that_vanishes_or_cannot_be_understood_ends_nothing(
         extender.check()
 
 
+def caused_by(error: Exception) -> UserError:
+    refused = UserError("head.onnx cannot be read")
+    refused.__cause__ = error
+    return refused
+
+
+@pytest.mark.parametrize("error", [OSError("too many files"), caused_by(OSError()), caused_by(MemoryError())])
+async def test_a_bundle_that_could_not_be_loaded_for_a_while_decides_as_soon_as_it_can(
+    error: Exception, api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, second = written(tmp_path / "served"), written(tmp_path / "second", name="second")
+    async with serving(api, tmp_path, bundle=at, bundle_poll_s=0.02) as extender:
+        loads = loading(monkeypatch, error, error, error)
+        moved(second, at)
+        await eventually(lambda: extender.service.policy.name == "second")
+        assert len(loads) == 4
+        assert (await policy(extender))["refused"] is None
+        assert b'outcome="refused"} 1.0' in extender.service.telemetry.text()  # one bundle, however often it was tried
+
+
+async def test_a_bundle_that_is_refused_for_good_is_read_once(
+    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, second = written(tmp_path / "served"), written(tmp_path / "second", name="second")
+    async with serving(api, tmp_path, bundle=at, bundle_poll_s=0.02) as extender:
+        loads = loading(monkeypatch, UserError("the card is not JSON"))
+        moved(second, at)
+        await eventually(lambda: extender.service.refused)
+        await asyncio.sleep(0.2)  # many looks
+        assert len(loads) == 1
+
+
+def loading(monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[Path]:
+    """The next loads of a new bundle fail with these, the others do not; the folders that are loaded from now on."""
+    loads: list[Path] = []
+
+    def faulty(folder: Path) -> Policy:
+        loads.append(folder)
+        if len(loads) <= len(errors):
+            raise errors[len(loads) - 1]
+        return load(folder)
+
+    monkeypatch.setattr("nodewise.extender.bundle_watch.load", faulty)
+    return loads
+
+
+def test_a_new_bundle_whose_check_hangs_does_not_hold_up_the_end(
+    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, second = written(tmp_path / "served"), written(tmp_path / "second", name="second")
+    hangs, released = threading.Event(), threading.Event()
+
+    def hang(folder: Path) -> Policy:
+        hangs.set()
+        released.wait()
+        return load(folder)
+
+    async def serve() -> None:
+        async with serving(api, tmp_path, bundle=at, bundle_poll_s=0.02):
+            monkeypatch.setattr("nodewise.extender.bundle_watch.load", hang)
+            moved(second, at)
+            await eventually(hangs.is_set)
+
+    served = threading.Thread(target=lambda: asyncio.run(serve()))
+    served.start()
+    try:
+        served.join(3 * LIMIT_S)
+        assert hangs.is_set()
+        assert not served.is_alive()
+    finally:
+        released.set()
+        served.join()
+
+
 async def policy(extender: Running) -> dict[str, Any]:
     _, body = await asyncio.to_thread(get, extender.admin_port, "/policy")
     told: dict[str, Any] = json.loads(body)
@@ -168,7 +243,12 @@ async def test_the_rule_decides_where_what_is_built_in_is_refused_or_nothing_is(
     api: FakeApi, tmp_path: Path, built_in: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (written(built_in) / "head.onnx").write_bytes(b"")
-    assert await deciding(api, tmp_path, policy=None) is policies.DEFAULT
+    async with running(settings(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"), policy=None)) as extender:
+        assert extender.service.policy is policies.DEFAULT
+        told = await policy(extender)
+        assert (told["name"], told["bundle"]) == ("economic", None)
+        assert "head.onnx is not the file that the card was written for" in told["refused"]
+        assert b"nodewise_extender_bundle_refused 1.0" in extender.service.telemetry.text()
     (said,) = [record.message for record in caplog.records if "built in" in record.message]
     assert "is refused, so economic decides" in said
     assert "head.onnx is not the file that the card was written for" in said
@@ -178,6 +258,36 @@ async def test_the_rule_decides_where_what_is_built_in_is_refused_or_nothing_is(
     assert await deciding(api, tmp_path, policy=None) is policies.DEFAULT
     with pytest.raises(UserError, match="none is built in: name its folder with --bundle"):
         await deciding(api, tmp_path, policy="learned")
+
+
+@pytest.mark.parametrize("builtin", ["good", "bad", "none", "the same"])
+async def test_where_a_bundle_was_served_before_another_stands_in_for_it_until_it_is_mended(
+    builtin: str, api: FakeApi, tmp_path: Path, built_in: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    if builtin == "none":
+        monkeypatch.setattr("nodewise.policies.BUILT_IN", None)
+    elif builtin != "the same":
+        written(built_in, name="own")
+    if builtin == "bad":
+        (built_in / "head.onnx").unlink()
+    at, good = (built_in if builtin == "the same" else tmp_path / "served"), written(tmp_path / "good", name="good")
+    copied(good, at)
+    (at / "card.json").write_text("{")
+    asked = settings(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"), bundle=at, bundle_poll_s=0.02)
+    with pytest.raises(UserError, match="the card is not JSON"):
+        async with running(asked):
+            pass
+    async with running(asked, again=True) as extender:
+        stand_in = "own" if builtin == "good" else "economic"
+        told = await policy(extender)
+        assert (told["name"], told["bundle"]) == (stand_in, str(at))
+        assert told["refused"].startswith("the card is not JSON")
+        (said,) = [record.message for record in caplog.records if record.message.startswith("the bundle is refused")]
+        assert said == f"the bundle is refused, so {stand_in} decides: {told['refused']}"
+        copied(good, at)
+        await eventually(lambda: extender.service.policy.name == "good")
+        assert (await policy(extender))["refused"] is None
 
 
 async def deciding(api: FakeApi, folder: Path, **given: object) -> Policy:

@@ -111,6 +111,32 @@ def test_a_fallback_says_who_did_not_decide_and_why(explained: Explained) -> Non
     )
 
 
+def test_of_many_candidates_the_best_are_told_and_the_bound_one_and_what_economic_would_choose(
+    node_of: NodeOf, pod_of: PodOf
+) -> None:
+    """Thirty nodes, the cheapest first; the policy likes the last best, and finds five of them equal."""
+    mean = np.array([[60.0]])
+    state = ClusterState(RunTimeEstimator(), lookup=(Beliefs(mean, mean * 1e-3, np.full(mean.shape, 9.0)), lambda _: 0))
+    for k in range(30):
+        state.put_node(node_of(f"n{k:02}", node_class="slow", cpu_allocatable_milli=4000.0, price_usd_per_h=0.1 + k))
+    asks = pod_of("q", memory_bytes=0.0)
+    view = state.view(asks, 0.0)
+    likes = np.minimum(np.arange(30.0), 25.0)
+    decision = decide(asks, view, np.arange(30)[::-1].copy(), Says(*likes[::-1]), POLICIES["economic"])
+    told = explain(decision, view, view.nodes.name, "n07", SEEN)
+    nodes = [c["node"] for c in told["candidates"]]
+    assert nodes[0] == told["winner"]
+    assert sorted(nodes[:5]) == ["n25", "n26", "n27", "n28", "n29"]
+    assert nodes[5:] == ["n24", "n23", "n22", "n21", "n20", "n07", "n00"]
+    assert (told["economic_winner"], told["candidates_seen"]) == ("n00", 30)
+    assert "The rule economic would choose n00" in told["words"]
+    for c in told["candidates"]:
+        k = int(c["node"][1:])
+        assert c["score"] == likes[k]
+        assert c["cents"]["room_cents"] == pytest.approx((0.1 + k) / 4 / 60 * 100, rel=1e-5)
+        assert c["columns"]["room_cents"] == pytest.approx(c["cents"]["room_cents"], rel=1e-5)
+
+
 def test_the_only_candidate_and_a_decision_too_old_are_told_in_short(explained: Explained) -> None:
     assert explained(Says(-0.5), 1)["words"] == f"q goes to slow: best score -0.5 by ppo-x, {SLOW}; the only candidate."
     told = explained(Says(-0.9, -0.4), old=True)

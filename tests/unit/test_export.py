@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from nodewise.core.errors import UserError
 from nodewise.policies.bundle import MODELS
-from nodewise_training.export import OPSET, commit, export, golden, observed, scores_of
+from nodewise_training.export import OPSET, export, golden, observed, scores_of
 from nodewise_training.nets import Scorer
 
 F32 = NDArray[np.float32]
@@ -45,12 +43,6 @@ def test_another_process_exports_the_same_bytes(models: dict[str, bytes], tmp_pa
     assert ran.stdout.split() == [hashlib.sha256(models[name]).hexdigest() for name in MODELS]
 
 
-def test_a_seed_gives_the_same_weights_again_and_another_seed_others() -> None:
-    one, same, other = (Scorer(NAMES, 16, seed).pool_weight for seed in (3, 3, 4))
-    assert torch.equal(one, same)
-    assert not torch.equal(one, other)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_a_graph_tells_nothing_of_the_machine_and_imports_the_one_operator_set(
     models: dict[str, bytes], name: str
@@ -77,29 +69,3 @@ def test_golden_answers_are_of_one_request_each_and_reach_the_edges_of_what_was_
         np.testing.assert_array_equal(scores, scores_of(scorer, features))
     reached = np.concatenate([features for features, _ in made])
     np.testing.assert_array_equal([reached.min(axis=0), reached.max(axis=0)], [low, high])
-
-
-def test_a_column_that_no_input_can_hold_is_named() -> None:
-    with pytest.raises(UserError, match="no column 'delay_dollars'"):
-        Scorer((*NAMES, "delay_dollars"))
-    with pytest.raises(UserError, match="at least one column of scope node"):
-        Scorer(("delay_cents", "log_cpu"))
-
-
-def test_the_commit_is_that_of_the_code_and_says_if_the_code_was_changed(tmp_path: Path) -> None:
-    def git(*words: str) -> str:
-        names = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
-        return subprocess.run(["git", *names, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-
-    file = tmp_path / "code.py"
-    file.write_text("1\n")
-    assert commit(file) == "unknown"
-    git("init", "-q")
-    assert commit(file) == "unknown"
-    git("add", "code.py")
-    git("commit", "-qm", "first")
-    (tmp_path / "notes").write_text("untracked\n")
-    head = git("rev-parse", "HEAD").strip()
-    assert commit(file) == head
-    file.write_text("2\n")
-    assert commit(file) == head + "+dirty"

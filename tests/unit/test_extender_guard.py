@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nodewise_simulator.controlplane.access import free_ports
 from nodewise_simulator.fake_api import FakeApi
 
+from .bundles import written
 from .extender_objects import LIMIT_S, NODES, get, node
 
 _RUN = """
@@ -82,6 +85,47 @@ def test_a_stopped_server_is_killed_and_replaced_and_none_outlives_the_guard(api
     finally:
         guard.kill()
         guard.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_server_that_dies_while_its_bundle_is_bad_is_replaced_all_the_same(api: FakeApi, tmp_path: Path) -> None:
+    port, admin_port = free_ports(2)
+    bundle = written(tmp_path / "bundle")
+    card = (bundle / "card.json").read_bytes()
+    guard = start(
+        port=port, admin_port=admin_port, kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"), bundle=bundle,
+        bundle_poll_s=0.1,
+    )  # fmt: skip
+
+    def policy() -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(get(admin_port, "/policy")[1])
+        return told
+
+    try:
+        until(lambda: ready(admin_port))
+        assert policy()["name"] == "linear"
+        (bundle / "card.json").write_text("{")
+        (first,) = children(guard.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: children(guard.pid) not in ([first], []) and ready(admin_port))
+        assert policy()["name"] != "linear"
+        assert policy()["refused"].startswith("the card is not JSON")
+        (bundle / "card.json").write_bytes(card)
+        until(lambda: policy()["name"] == "linear")
+        assert policy()["refused"] is None
+    finally:
+        guard.kill()
+        guard.communicate()
+
+
+def test_a_bundle_that_is_bad_from_the_start_is_told_by_the_guard_and_not_replaced(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    bundle = written(tmp_path / "bundle")
+    (bundle / "card.json").write_text("{")
+    guard = start(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"), bundle=bundle)
+    said = guard.communicate(timeout=LIMIT_S)[1].decode()
+    assert (guard.returncode, "said: the card is not JSON" in said) == (1, True)
 
 
 def test_a_terminated_guard_ends_in_good_order_and_takes_the_server_along(api: FakeApi, tmp_path: Path) -> None:

@@ -116,6 +116,19 @@ def test_a_card_without_columns_of_a_scope_is_refused(tmp_path: Path) -> None:
             load(written(tmp_path / part, models((1, 1), names), card, pairs))
 
 
+@pytest.mark.parametrize("name", ["economic", "economic-oracle", "learned", "a b", "p" * 64])
+def test_a_name_that_is_anothers_or_none_is_refused_wherever_it_comes_from(tmp_path: Path, name: str) -> None:
+    from nodewise_training.ppo import export
+
+    with pytest.raises(UserError, match=r" policy cannot be called .* another --name"):
+        written(tmp_path / "new", card=replace(CARD, name=name))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match=r" policy cannot be called .* another --name"):
+        load(rewritten(written(tmp_path / "old"), name=name))
+    with pytest.raises(UserError, match=r" policy cannot be called .* another --name"):
+        export(tmp_path / "no run", tmp_path / "new", name)
+
+
 @pytest.mark.parametrize(("factor", "refused"), [(1.0, False), (1.04, False), (1.2, True)])
 def test_what_lies_far_outside_of_what_training_saw_is_not_judged(
     tmp_path: Path, busy: StateOf, pod_of: PodOf, factor: float, refused: bool

@@ -33,7 +33,7 @@ from nodewise_training import ppo
 from nodewise_training.export import scores_of
 from nodewise_training.logs import LOG, Logs
 from nodewise_training.ppo import ALGORITHM, SEES, Learner, Settings, export, train
-from nodewise_training.rollout import Batch, Collector, Plan
+from nodewise_training.rollout import FIRST_SEED, Batch, Collector, Plan
 from nodewise_training.runs import CHECKPOINT, Checkpoint, Run, load_checkpoint, save_checkpoint
 
 WORLD = "hetero@load=0.85,pods=200,warm=220"
@@ -230,6 +230,22 @@ def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(
 def test_a_folder_without_a_run_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run to export; name the --out folder of `nodewise train ppo`$"):
         export(tmp_path, tmp_path / "bundle", "p")
+
+
+# --- what is learned from --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worlds", [1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_scenario_is_learned_from_in_every_mix_and_never_twice_in_the_same_world(worlds: int, seed: int) -> None:
+    scenarios_of = ["hetero@load=0.7", "hetero@load=0.85"]
+    collector = Collector(scenarios_of, SEES, Plan(worlds=worlds), seed)
+    made = [told for iteration in range(16 // worlds) for told in collector._worlds(iteration)]
+    assert len(set(made)) == 16
+    for scenario in scenarios_of:
+        rotated = [number % 4 for text, number in made if text == scenario]  # as `hetero` rotates its mixes
+        assert sorted(rotated) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert min(number for _, number in made) >= FIRST_SEED
 
 
 # --- what is learned -------------------------------------------------------------------------------------------------

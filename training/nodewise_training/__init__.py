@@ -1,4 +1,5 @@
-"""Policy training in the simulator and export to ONNX bundles.
+"""Policy training in the simulator and export to ONNX bundles: needs torch, which nothing that serves may import.
 
-Nothing stands here yet; the package exists so that the import rules of `pyproject.toml` guard it from its first line.
+`ppo` learns from what `rollout` plays and `returns` credits, `runs` and `logs` keep how far it came, `export` writes
+the bundle.
 """

@@ -140,7 +140,7 @@ def _exported(learner: Learner, batch: Batch) -> Policy:
     seen = Seen(learner.scorer)
     seen.add(batch.record, batch.index)
     card = PolicyCard(
-        name="learned", algorithm="none", columns=tuple(map(column_now, SEES)), opset=OPSET, commit="none",
+        name="untrained", algorithm="none", columns=tuple(map(column_now, SEES)), opset=OPSET, commit="none",
         command="none", scenarios=(), seeds=(), results={}, files={},
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="nodewise-bench-") as folder:

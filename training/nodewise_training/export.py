@@ -6,7 +6,6 @@ Nothing is written before torch, onnxruntime and the compiled scorer were seen t
 from __future__ import annotations
 
 import logging
-import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nodewise.commit import commit as commit
 from nodewise.core.card import PolicyCard, column_now
 from nodewise.core.errors import UserError
 from nodewise.policies.bundle import ENCODER, ENCODING, HEAD, NODE, PAIR, REQUEST, SCORE, write_bundle
@@ -117,20 +117,6 @@ def write(
         scenarios=tuple(scenarios), seeds=tuple(seeds), results=results, files={},
     )  # fmt: skip
     return write_bundle(path, models, card, golden(scorer, recorded))
-
-
-def commit(file: Path = Path(__file__)) -> str:
-    """The git commit of this code, with `+dirty` if tracked files differ from it; `unknown` outside a checkout."""
-
-    def git(*words: str) -> str:
-        ran = subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True, check=True)  # noqa: S603, S607
-        return ran.stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", file.name)  # else it is installed below somebody else's checkout
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _samples(scorer: Scorer, recorded: Sequence[F32], sizes: Sequence[int]) -> Iterator[F32]:

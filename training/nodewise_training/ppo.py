@@ -27,6 +27,7 @@ from torch import Tensor
 from nodewise.core.card import PolicyCard, widened
 from nodewise.core.columns import COLUMNS
 from nodewise.core.errors import UserError
+from nodewise.policies.bundle import check_name
 from nodewise_simulator.compiled.run import Net
 from nodewise_simulator.scorer import weights_of
 from nodewise_training.evaluate import SEEDS, Validation
@@ -223,6 +224,7 @@ def train(
 
 def export(folder: Path, out: Path, name: str) -> PolicyCard:
     """Write the bundle of a run's average. Raises UserError if the folder holds no run of this trainer."""
+    check_name(name)
     found = load_checkpoint(folder)
     if found is None or found.run.algorithm != ALGORITHM:
         raise UserError(f"{folder} holds no run to export; name the --out folder of `nodewise train {ALGORITHM}`")

@@ -10,14 +10,12 @@ import math
 import os
 import re
 import shlex
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from nodewise import __version__
+from nodewise.commit import commit
 from nodewise.core.errors import UserError
 
 MOST_SEEDS = 10_000
@@ -100,18 +98,6 @@ def names(text: str, flag: str) -> tuple[str, ...]:
     if not found:
         raise UserError(f"{flag} names nothing; write names with commas between them")
     return found
-
-
-def commit() -> str:
-    """The git commit of the checkout that runs (`-dirty` if it was changed since), else the version of the package."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return __version__
-    asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return __version__
 
 
 @contextmanager

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class PolicyCard:
             if names.count(name) > 1:
                 raise UserError(f"the card names column {name!r} twice; export the bundle again")
         return cls(
-            name=_get(told, "name", _text, "the card"),
+            name=_get(told, "name", _name, "the card"),
             algorithm=_get(told, "algorithm", _text, "the card"),
             columns=columns,
             opset=_get(told, "opset", _integer, "the card"),
@@ -121,6 +122,15 @@ class PolicyCard:
             seeds=tuple(_integer(s, "the card's seeds") for s in _get(told, "seeds", _list, "the card")),
             results=_get(told, "results", _object, "the card"),
             files=_files(_get(told, "files", _object, "the card")),
+        )
+
+
+def check_spelling(name: str) -> None:
+    """Refuse a policy's name that a table, a log or a label could not hold. Raises UserError."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"a policy cannot be called {_short(name)}: its name has up to 63 of a-z, 0-9, '.' and '-', the first a "
+            "letter or a digit; export the bundle again with another --name"
         )
 
 
@@ -211,6 +221,12 @@ def _text(value: object, what: str) -> str:
     if isinstance(value, str) and value.strip():
         return value
     raise _wrong(value, what, "a text")
+
+
+def _name(value: object, what: str) -> str:
+    name = _text(value, what)
+    check_spelling(name)
+    return name
 
 
 def _integer(value: object, what: str) -> int:

@@ -17,57 +17,18 @@ Values are clipped to [low, high] and cast to float32 once, on writing. What can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nodewise.core import cost
 from nodewise.core.raw import Cluster, F, Node, Pair, Pod, Raw, raw
+from nodewise.core.registry import COLUMNS, Column, Scope, column, in_scope, select
 from nodewise.core.types import ClusterView, PodRequest, Rows
 
-Scope = Literal["node", "pod", "pair", "cluster"]
-
-
-def select(when: Any, then: Any, otherwise: Any) -> Any:
-    """`then` where `when` holds, else `otherwise`; the one conditional that numpy and numba both take."""
-    return np.where(when, then, otherwise)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One number that a policy may look at."""
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    scope: Scope
-    fn: Callable[..., Any]
-    says: str
-
-
-COLUMNS: dict[str, Column] = {}
-
-
-def column(scope: Scope, *, unit: str, low: float, high: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a column under its function's name; the docstring's first line is what `explain` prints."""
-
-    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
-        if fn.__name__ in COLUMNS:
-            raise ValueError(f"column {fn.__name__} is defined twice")
-        says = (fn.__doc__ or "").strip().split("\n")[0].rstrip(".")
-        COLUMNS[fn.__name__] = Column(fn.__name__, unit, low, high, scope, fn, says)
-        return fn
-
-    return register
-
-
-def in_scope(scope: Scope) -> tuple[Column, ...]:
-    """The columns of one scope, in the order of their definition."""
-    return tuple(c for c in COLUMNS.values() if c.scope == scope)
+__all__ = ["COLUMNS", "Column", "Scope", "column", "in_scope", "select"]
 
 
 # --- node ------------------------------------------------------------------------------------------------------------

@@ -32,12 +32,12 @@ def admin_app(service: Service, watch: BundleWatch | None = None) -> FastAPI:
 
     @app.get("/policy")
     async def policy() -> dict[str, str | None]:
-        """What decides, the folder that a new bundle is expected in, and why what lies there now is refused, if so."""
+        """What decides, the folder that a new bundle is expected in, and why what should decide is refused, if so."""
         return {
             "name": service.policy.name,
             "digest": service.policy.digest,
             "bundle": str(watch.folder) if watch else None,
-            "refused": (watch.refused if watch else "") or None,
+            "refused": service.refused or None,
         }
 
     @app.get("/metrics")

@@ -73,7 +73,9 @@ class Asker:
         if self._late is not None and not self._late.done():
             return _Said(policy, PolicyRefusalError(Fallback.DEADLINE, "a call before this one has not come back"))
         call = threads.submit(policy.score, pod, view, rows)
-        done, _ = await asyncio.wait((asyncio.wrap_future(call),), timeout=self.deadline_s)
+        ended = asyncio.wrap_future(call)
+        ended.add_done_callback(_retrieve)
+        done, _ = await asyncio.wait((ended,), timeout=self.deadline_s)
         if not done:
             if policy is self.policy:  # what hangs in a policy that was exchanged holds up nobody
                 self._late = call
@@ -87,3 +89,9 @@ class Asker:
         """Wait for nothing: a hung call must not hold up the end of the process."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _retrieve(ended: asyncio.Future[Scores]) -> None:
+    """Look at its exception, or asyncio would log each refusal as an error."""
+    if not ended.cancelled():
+        ended.exception()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nodewise.core.errors import UserError
@@ -27,40 +28,56 @@ class BundleWatch:
 
     def __init__(self, folder: Path, poll_s: float) -> None:
         self.folder, self._poll_s = folder, poll_s
-        self.refused = ""
-        """Why what lies in the folder now does not decide; empty if it does."""
-        self._seen = self._tried = _stamp(folder)
+        self._seen = _stamp(folder)
+        self._tried: _Stamp | None = self._seen
+        self._told: _Stamp | None = None
+
+    def refuse(self, error: Exception) -> bool:
+        """Take note that what was seen last could not be loaded; whether that is news.
+
+        What lasts is not tried again before the files change; what may pass, such as a lack of memory, at each look.
+        """
+        lasts = isinstance(error, UserError) and not isinstance(error.__cause__, OSError | MemoryError)
+        self._tried = self._seen if lasts else None
+        news, self._told = self._told != self._seen, self._seen
+        return news
 
     async def run(self, service: Service) -> None:
         """Look for ever, and let `service` use what is found."""
-        service.telemetry.gauge(
-            "bundle_refused",
-            "1 while what lies in the watched folder is refused and the bundle before it decides",
-            lambda: float(bool(self.refused)),
-        )
-        while True:
-            await asyncio.sleep(self._poll_s)
-            stamp = await asyncio.to_thread(_stamp, self.folder)
-            settled, self._seen = stamp == self._seen, stamp
-            if settled and stamp != self._tried:
-                self._tried = stamp
-                await self._read(service)
-
-    async def _read(self, service: Service) -> None:
+        threads = ThreadPoolExecutor(1, thread_name_prefix="bundle")  # asyncio's own would be waited for in the end
         try:
-            policy = await asyncio.to_thread(_ready, self.folder)
-        except Exception as error:  # noqa: BLE001  whatever lies there, the last good one keeps deciding
-            why = str(error) if isinstance(error, UserError) else f"{self.folder} cannot be loaded: {error!r}"
-            service.telemetry.bundles.labels("refused").inc()
-            if why != self.refused:
-                log.error("the new bundle is refused, so %s still decides: %s", service.policy.digest, why)
-            self.refused = why
+            while True:
+                await asyncio.sleep(self._poll_s)
+                await self._look(service, threads)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _look(self, service: Service, threads: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
+        stamp = await loop.run_in_executor(threads, _stamp, self.folder)
+        settled, self._seen = stamp == self._seen, stamp
+        if not settled or stamp == self._tried:
             return
-        self.refused = ""
+        try:
+            policy = await loop.run_in_executor(threads, _ready, self.folder)
+        except Exception as error:  # noqa: BLE001  whatever lies there, the last good one keeps deciding
+            why = reason(error, self.folder)
+            if self.refuse(error):
+                service.telemetry.bundles.labels("refused").inc()
+            if why != service.refused:
+                log.error("the new bundle is refused, so %s still decides: %s", service.policy.digest, why)
+            service.refused = why
+            return
+        self._tried, self._told, service.refused = stamp, None, ""
         if policy.digest != service.policy.digest:
             service.telemetry.bundles.labels("served").inc()
             log.info("%s decides from now on, instead of %s", policy.digest, service.policy.digest)
             service.use(policy)
+
+
+def reason(error: Exception, folder: Path) -> str:
+    """Why what lies in `folder` could not be loaded, in a sentence."""
+    return str(error) if isinstance(error, UserError) else f"{folder} cannot be loaded: {error!r}"
 
 
 def _ready(folder: Path) -> Policy:

@@ -11,7 +11,7 @@ from nodewise.core.columns import COLUMNS, arguments, features
 from nodewise.core.decide import REFUSED, WHY
 from nodewise.core.raw import raw
 from nodewise.core.reply import best
-from nodewise.core.types import ClusterView, Decision, Floats
+from nodewise.core.types import ClusterView, Decision, Floats, Rows
 from nodewise.policies.economic import ECONOMIC, TERMS
 
 SHOWN = 10
@@ -38,8 +38,8 @@ def explain(
     """
     winner = names[decision.winner] if decision.winner >= 0 else None
     economic = _economic_winner(decision, view, names)
-    candidates = _candidates(decision, view, names, columns)
-    by_rank = sorted(candidates, key=lambda c: (-c["score"], c["node"] != winner))
+    order = np.lexsort((decision.candidates != decision.winner, -decision.scores))
+    by_rank = _candidates(decision, view, names, columns, _shown(decision, order, names, (bound, economic)))
     return {
         "pod": decision.pod.name,
         "namespace": decision.pod.namespace,
@@ -56,8 +56,8 @@ def explain(
         "why": decision.notes.get(WHY) or None,
         "neutral": decision.neutral or None,
         "reply": dict(decision.reply),
-        "candidates_seen": len(candidates),
-        "candidates": by_rank[:SHOWN] + [c for c in by_rank[SHOWN:] if c["node"] in (bound, economic)],
+        "candidates_seen": len(decision.candidates),
+        "candidates": by_rank,
         "words": _words(decision, by_rank, bound, economic),
     }
 
@@ -77,18 +77,24 @@ def _economic_winner(decision: Decision, view: ClusterView | None, names: Sequen
     return names[int(decision.candidates[best(decision.pod, view.nodes, decision.candidates, scores)])]
 
 
+def _shown(decision: Decision, order: Rows, names: Sequence[str], also: Sequence[str | None]) -> list[int]:
+    """Positions of the candidates that are told of, best first; `order` has those of all."""
+    rows: list[int] = decision.candidates.tolist()
+    by_rank: list[int] = order.tolist()
+    return by_rank[:SHOWN] + [k for k in by_rank[SHOWN:] if names[rows[k]] in also]
+
+
 def _candidates(
-    decision: Decision, view: ClusterView | None, names: Sequence[str], columns: Sequence[str]
+    decision: Decision, view: ClusterView | None, names: Sequence[str], columns: Sequence[str], shown: Sequence[int]
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [
-        {"node": names[row], "score": float(score)}
-        for row, score in zip(decision.candidates, decision.scores, strict=True)
+        {"node": names[decision.candidates[k]], "score": float(decision.scores[k])} for k in shown
     ]
     if view is None or not out:
         return out
     terms = believed_cents(decision, view)
     seen = features(columns, decision.pod, view, decision.candidates) if columns else None
-    for k, candidate in enumerate(out):
+    for k, candidate in zip(shown, out, strict=True):
         own = {name: float(values[k]) for name, values in terms.items()}
         candidate["believed_cents"] = sum(own.values())
         candidate["cents"] = own

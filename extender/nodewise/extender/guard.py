@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _STARTING, _READY, _REFUSED = b"s", b"r", b"!"  # as in server.py, which is not imported: this process stays small
+_AGAIN = "again"  # likewise: one before it has served, so it must too, with a stand-in if need be
 _SHORT_LIFE_S = 10.0
 _BACK_OFF_S = (0.1, 10.0)
 _GOODBYE_S = 8.0
@@ -95,9 +96,10 @@ class _Guard:
                 if os.getppid() != parent:
                     os._exit(1)
 
+        again = [_AGAIN] if self._served else []
         one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "nodewise.extender.server", self._settings.model_dump_json(), str(write)],
+            [sys.executable, "-m", "nodewise.extender.server", self._settings.model_dump_json(), str(write), *again],
             pass_fds=(write,),
             stdin=subprocess.DEVNULL,
             env={**os.environ, **one_thread},

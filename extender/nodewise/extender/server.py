@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -26,7 +27,7 @@ from nodewise.core.state import ClusterState
 from nodewise.core.types import Policy
 from nodewise.extender import kube
 from nodewise.extender.admin import admin_app
-from nodewise.extender.bundle_watch import BundleWatch
+from nodewise.extender.bundle_watch import BundleWatch, reason
 from nodewise.extender.cache import SeenNode, SeenPod, seen_node, seen_pod
 from nodewise.extender.front import Front
 from nodewise.extender.informer import Informer
@@ -42,7 +43,8 @@ KEEP_ALIVE_S = 120
 """kube-scheduler's client drops idle connections after 90 s and does not repeat a POST that meets a closing one."""
 STARTING, READY, REFUSED = b"s", b"r", b"!"
 """Heartbeats before and after the first lists were read; REFUSED is followed by the sentence of a UserError."""
-
+AGAIN = "again"
+"""The guard's word for: a child before this one has served, so a bad bundle must not keep this one from it."""
 
 _SYNC_POLL_S = 0.01
 """While the lists are read: the guard must hear soon that its patience may end."""
@@ -81,11 +83,14 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
-    """Start everything, and stop it in the end. Raises UserError for settings that cannot work."""
+async def running(settings: ExtenderSettings, *, again: bool = False) -> AsyncIterator[Running]:
+    """Start everything, and stop it in the end. Raises UserError for settings that cannot work.
+
+    `again`: a bundle that cannot be loaded is replaced by a stand-in until it can, for it was good before.
+    """
     rule = policies.DEFAULT
     watch = BundleWatch(settings.bundle, settings.bundle_poll_s) if settings.bundle else None  # before it is read
-    policy = _policy(settings)
+    policy, refused = _policy(settings, watch, again=again)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [
             stack.enter_context(_listen(settings.host, port, flag))
@@ -96,6 +101,7 @@ async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
         warm_up(policy, rule)
         journal = Journal(settings.journal) if settings.journal else None
         service = Service(settings, policy, rule, ClusterState(RunTimeEstimator()), journal)
+        service.refused = refused
         stack.callback(service.close)
         cache = service.cache
         nodes = Informer(kube.node_call(api), seen_node, cache.replace_nodes, cache.node_event, name="nodes")
@@ -114,7 +120,8 @@ async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             port, admin_port = (sock.getsockname()[1] for sock in sockets)
-            log.info("%s decides on port %d; probes and metrics on port %d", policy.digest, port, admin_port)
+            told = (policy.name, policy.digest, port, admin_port)
+            log.info("%s (%s) decides on port %d; probes and metrics on port %d", *told)
             yield Running(service, nodes, pods, port, admin_port, tuple(tasks))
         finally:
             for server in servers:
@@ -125,13 +132,13 @@ async def running(settings: ExtenderSettings) -> AsyncIterator[Running]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def serve(settings: ExtenderSettings, heartbeat_fd: int | None = None) -> None:
+async def serve(settings: ExtenderSettings, heartbeat_fd: int | None = None, *, again: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, with a sign of life on `heartbeat_fd`."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     frozen = False
-    async with running(settings) as extender:
+    async with running(settings, again=again) as extender:
         while not stop.is_set():
             extender.check()
             synced = extender.synced()
@@ -146,24 +153,46 @@ async def serve(settings: ExtenderSettings, heartbeat_fd: int | None = None) -> 
                 await asyncio.wait_for(stop.wait(), settings.heartbeat_s if synced else _SYNC_POLL_S)
 
 
-def run(settings: ExtenderSettings, heartbeat_fd: int | None = None) -> None:
+def run(settings: ExtenderSettings, heartbeat_fd: int | None = None, *, again: bool = False) -> None:
     """`serve` on uvloop. Raises UserError."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, heartbeat_fd))
+        runner.run(serve(settings, heartbeat_fd, again=again))
 
 
-def _policy(settings: ExtenderSettings) -> Policy:
-    """What decides first: what was asked for, else the bundle that is built in if it is good, else the rule."""
+def _policy(settings: ExtenderSettings, watch: BundleWatch | None, *, again: bool) -> tuple[Policy, str]:
+    """What decides first, and why it is a stand-in if it is.
+
+    That is what was asked for, else the bundle that is built in, else the rule. Only a bundle that nobody asked for, or
+    that was served before, has a stand-in.
+    """
     if settings.bundle is None and settings.policy is None and policies.builtin() is None:
-        return policies.DEFAULT
+        return policies.DEFAULT, ""
     if settings.bundle is None and settings.policy not in (None, policies.LEARNED):
-        return policies.rule(settings.policy)
+        return policies.rule(settings.policy), ""
+    folder = policies.bundle_folder(settings.bundle)
     try:
-        return load(policies.bundle_folder(settings.bundle))
-    except UserError as refused:
-        if settings.bundle is not None or settings.policy is not None:
+        return load(folder), ""
+    except Exception as error:
+        if not again and (settings.bundle is not None or settings.policy is not None):
             raise
-        log.error("the learned policy that is built in is refused, so %s decides: %s", policies.DEFAULT.name, refused)
+        why = reason(error, folder)
+        if watch:
+            watch.refuse(error)
+    stand_in = _stand_in(folder)
+    which = "bundle" if settings.bundle else "learned policy that is built in"
+    log.error("the %s is refused, so %s decides: %s", which, stand_in.name, why)
+    return stand_in, why
+
+
+def _stand_in(refused: Path) -> Policy:
+    """The bundle that is built in, if it is another and good, else the rule."""
+    folder = policies.builtin()
+    if folder is None or os.path.realpath(folder) == os.path.realpath(refused):
+        return policies.DEFAULT
+    try:
+        return load(folder)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with it, something must decide
+        log.error("nor can the learned policy that is built in decide: %s", reason(error, folder))
         return policies.DEFAULT
 
 
@@ -243,7 +272,7 @@ def main() -> None:
     os.set_blocking(fd, False)
     status = 0
     try:
-        run(settings, fd)
+        run(settings, fd, again=AGAIN in sys.argv[3:])
     except UserError as error:
         os.write(fd, REFUSED + str(error).encode())
         status = 2

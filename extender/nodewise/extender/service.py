@@ -51,6 +51,7 @@ class Service:
         self.records = Records()
         self.cache = Cache(state, self._bound)
         self.unready: Callable[[], str] = lambda: "starting"  # why no opinion may be given now; empty if it may
+        self.refused = ""  # why the bundle that should decide does not; empty if it does
         self._asker = Asker(policy, rule, settings.deadline_ms / 1000.0)
         self.telemetry.decides(policy)
         self._gauges()
@@ -173,6 +174,7 @@ class Service:
         gauge("pods_waiting", "Pods of ours that want a node", lambda: cache.waiting)
         gauge("runs_learned", "Pods seen to succeed", lambda: cache.learned)
         gauge("assumed_expired", "Assumed pods whose binding was never seen", lambda: cache.expired)
+        gauge("bundle_refused", "1 while the bundle that should decide is refused", lambda: float(bool(self.refused)))
         if journal is not None:
             gauge("journal_dropped", "Decisions that were not journaled", lambda: journal.dropped)
             gauge("journal_waiting", "Decisions that wait for the journal's writer", lambda: journal.waiting)

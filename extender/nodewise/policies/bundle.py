@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nodewise.core.card import PolicyCard, check_columns
+from nodewise.core.card import PolicyCard, check_columns, check_spelling
 from nodewise.core.columns import split
 from nodewise.core.errors import UserError
+from nodewise.policies import LEARNED, ORACLE, POLICIES
 
 ENCODER, HEAD, CARD, GOLDEN = "encoder.onnx", "head.onnx", "card.json", "golden.npz"
 MODELS = (ENCODER, HEAD)
@@ -53,8 +54,9 @@ def write_bundle(path: Path, models: Mapping[str, bytes], card: PolicyCard, gold
     """Write a bundle to a folder that must not exist, in one step; returns the card with the digests of the files.
 
     `models` are the graphs by file name: `ENCODER` and `HEAD`. The same arguments give the same bytes. Raises UserError
-    if the folder exists or cannot be made.
+    if the folder exists or cannot be made, or the card's name is none for a policy.
     """
+    check_name(card.name)
     if path.exists():
         raise UserError(f"{path} exists already; a bundle is never changed, so choose a new folder")
     packed = io.BytesIO()
@@ -82,9 +84,21 @@ def write_bundle(path: Path, models: Mapping[str, bytes], card: PolicyCard, gold
     return card
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no card may have, or that means another policy already. Raises UserError."""
+    check_spelling(name)
+    if name == LEARNED or name.removesuffix(ORACLE) in POLICIES:
+        raise UserError(
+            f"a learned policy cannot be called {name!r}, for that is another policy's name; export the bundle again "
+            "with another --name"
+        )
+
+
 def read_card(path: Path) -> PolicyCard:
     """The card of the bundle in a folder, of which nothing else is read. Raises UserError."""
-    return PolicyCard.from_json(_decoded(_read(path, CARD)))
+    card = PolicyCard.from_json(_decoded(_read(path, CARD)))
+    check_name(card.name)
+    return card
 
 
 def read_bundle(path: Path, passed: Passed = lambda _: None) -> Bundle:

@@ -150,7 +150,7 @@ def knowledge_gradient(cells: Floats, stakes: Floats, w: int, c: int) -> Any:
     """What one more observed run of workload w on node class c is expected to be worth to each later pod, in cents.
 
     Source: Frazier, Powell and Dayanik, "A knowledge-gradient policy for sequential information collection", 2008: the
-    expected gain of the best believed class by the shift that an observation can bring. From beliefs alone.
+    expected gain of the best believed class by the shift that an observation can bring, by the beliefs as they are.
     """
     others = np.inf
     for k in range(cells.shape[2]):
