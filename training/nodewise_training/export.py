@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nodewise.commit import commit as commit
 from nodewise.core.card import PolicyCard, column_now
 from nodewise.core.errors import UserError
 from nodewise.policies.bundle import ENCODER, ENCODING, HEAD, NODE, PAIR, REQUEST, SCORE, write_bundle

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nodewise.commit import commit as here
 from nodewise.core.card import PolicyCard, widened
 from nodewise.core.columns import COLUMNS
 from nodewise.core.errors import UserError
@@ -31,7 +32,6 @@ from nodewise.policies.bundle import check_name
 from nodewise_simulator.compiled.run import Net
 from nodewise_simulator.scorer import weights_of
 from nodewise_training.evaluate import SEEDS, Validation
-from nodewise_training.export import commit as here
 from nodewise_training.export import write
 from nodewise_training.logs import Logs
 from nodewise_training.nets import Scorer
