@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nodewise.core.feasible import static_filter, static_key
 from nodewise.core.labels import matches_term, tolerates
 from nodewise.core.pods import NodeSpec
 from nodewise.core.types import ClusterView, Floats, PodRequest, Rows
@@ -44,32 +45,6 @@ def feasible_to_find(nodes: int, percentage: int = 0) -> int:
         return nodes
     share = percentage or max(50 - nodes // 125, 5)
     return max(nodes * share // 100, MIN_FEASIBLE)
-
-
-def static_key(spec: Mapping[str, Any]) -> str:
-    """Pods of one key pass and fail the same nodes in `static_filter`."""
-    return repr((_required_terms(spec), spec.get("nodeSelector") or {}, spec.get("tolerations") or ()))
-
-
-def static_filter(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Which nodes pass every filter but that for room: unschedulable, selector, required node affinity, taints [N]."""
-    terms, selector = _required_terms(spec), spec.get("nodeSelector") or {}
-    tolerations = spec.get("tolerations") or ()
-    return np.array(
-        [
-            not n.unschedulable
-            and all(n.labels.get(k) == v for k, v in selector.items())
-            and (not terms or any(matches_term(n.labels, n.name, term) for term in terms))
-            and all(tolerates(tolerations, t) for t in n.taints if t.get("effect") != "PreferNoSchedule")
-            for n in nodes
-        ]
-    )
-
-
-def _required_terms(spec: Mapping[str, Any]) -> Sequence[Any]:
-    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-    return required.get("nodeSelectorTerms") or ()
 
 
 class KubeScheduler:

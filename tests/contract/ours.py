@@ -10,9 +10,9 @@ from typing import Any
 from nodewise import policies
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
-from nodewise.extender.cache import seen_node
 from nodewise.extender.service import Service
 from nodewise.extender.settings import ExtenderSettings
+from nodewise.kube.cache import seen_node
 from nodewise_simulator.world import node_manifest
 
 from .emulator import Post

@@ -19,10 +19,10 @@ from nodewise.core.errors import UserError
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
 from nodewise.core.types import Fallback
-from nodewise.extender.cache import seen_node, seen_pod
 from nodewise.extender.explain import explain
 from nodewise.extender.journal import Journal
 from nodewise.extender.service import Service
+from nodewise.kube.cache import seen_node, seen_pod
 
 from .extender_objects import NODES, NOW_S, finished, hosts, node, pod, request, settings
 

@@ -18,8 +18,8 @@ from cryptography.x509.oid import NameOID
 from kubernetes.aio.client import ApiClient
 
 from nodewise.core.errors import UserError
-from nodewise.extender.informer import Informer
-from nodewise.extender.kube import ACTIVE_PODS, FINISHED_PODS, Call, connect, node_call, pod_call
+from nodewise.kube.api import ACTIVE_PODS, FINISHED_PODS, Call, connect, node_call, pod_call
+from nodewise.kube.informer import Informer
 from nodewise_simulator.fake_api import FakeApi
 
 Object = dict[str, Any]

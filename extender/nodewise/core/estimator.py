@@ -54,6 +54,21 @@ class EstimatorSettings:
     """How much of a cell's old evidence is kept at each new observation of that cell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One finished pod that teaches how long its workload runs on its node class."""
+
+    uid: str
+    workload: str
+    """Empty for kinds of pods that share the row of the unknown."""
+    described: bool
+    """Whether its author told `expected-seconds`; then `run` is per expected second."""
+    node_class: str
+    run: float
+    slowdown: float
+    """Factor by which contention is believed to have stretched it."""
+
+
 class RunTimeEstimator:
     """Mutable; `beliefs()` gives frozen tables. Not thread-safe: one owner feeds it."""
 
@@ -73,9 +88,11 @@ class RunTimeEstimator:
 
     def row(self, pod: PodRequest) -> int:
         """The table row of a pod's workload, made if it is new; workloads with and without a described time differ."""
-        if not TREATMENTS[pod.kind].ends:
-            return self._row_of("", False)  # no run time exists: all share the row of the unknown
-        return self._row_of(pod.workload, not math.isnan(pod.expected_run_s))
+        return self._row_of(*row_key(pod))
+
+    def learn(self, seen: Observation) -> None:
+        """`observe` by names, so that observations can be kept, sent and learned again elsewhere."""
+        self.observe(self._row_of(seen.workload, seen.described), self.column(seen.node_class), seen.run, seen.slowdown)
 
     def _row_of(self, workload: str, described: bool) -> int:
         key = (workload, described)
@@ -239,6 +256,13 @@ class RunTimeEstimator:
         made._row_var = np.array(state["row_var"], float).reshape(shape[0])
         made._col_var = np.array(state["col_var"], float).reshape(shape[1])
         return made
+
+
+def row_key(pod: PodRequest) -> tuple[str, bool]:
+    """(workload, whether its run time is described) of a pod's row."""
+    if not TREATMENTS[pod.kind].ends:
+        return "", False  # no run time exists: all share the row of the unknown
+    return pod.workload, not math.isnan(pod.expected_run_s)
 
 
 def _direction(name: str) -> Floats:

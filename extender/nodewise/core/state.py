@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from nodewise.core import cost
 from nodewise.core import table as tb
-from nodewise.core.estimator import RunTimeEstimator
+from nodewise.core.estimator import Observation, RunTimeEstimator, row_key
 from nodewise.core.kinds import TREATMENTS
 from nodewise.core.pods import NodeSpec
 from nodewise.core.table import Resident
@@ -67,6 +67,8 @@ class ClusterState:
         lookup: tuple[Beliefs, Callable[[PodRequest], int]] | None = None,
     ) -> None:
         self.estimator = estimator
+        self.learn: Callable[[Observation], None] = estimator.learn
+        """Told of each finished pod that teaches; whoever shares the estimator with others puts itself in between."""
         self.rates = rates or CostRates()
         self.sequence = 0
         self._fifo = fifo
@@ -236,10 +238,8 @@ class ClusterState:
         if placed is not None and succeeded and TREATMENTS[placed.request.kind].teaches_speed:
             told = placed.request.expected_run_s
             run = (finished_s - started_s) / (1.0 if math.isnan(told) else told)
-            spec = self._specs[self._row[placed.node]]
-            self.estimator.observe(
-                self.estimator.row(placed.request), self.estimator.column(spec.node_class), run, placed.slowdown
-            )
+            node_class = self._specs[self._row[placed.node]].node_class
+            self.learn(Observation(uid, *row_key(placed.request), node_class, run, placed.slowdown))
         self.remove(uid)
 
     def queue(self, request: PodRequest) -> None:

@@ -25,16 +25,16 @@ from nodewise.core.errors import UserError
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
 from nodewise.core.types import Policy
-from nodewise.extender import kube
 from nodewise.extender.admin import admin_app
 from nodewise.extender.bundle_watch import BundleWatch, reason
-from nodewise.extender.cache import SeenNode, SeenPod, seen_node, seen_pod
 from nodewise.extender.front import Front
-from nodewise.extender.informer import Informer
 from nodewise.extender.journal import Journal
 from nodewise.extender.service import Service
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.extender.warm_up import warm_up
+from nodewise.kube import api as kube
+from nodewise.kube.cache import SeenNode, SeenPod, seen_node, seen_pod
+from nodewise.kube.informer import Informer
 from nodewise.policies.learned import load
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from nodewise.core.state import ClusterState
 from nodewise.core.types import Decision, Fallback, PodRequest, Policy
 from nodewise.extender import wire
 from nodewise.extender.ask import Asker
-from nodewise.extender.cache import Cache, is_ours, without_claims
 from nodewise.extender.journal import Journal
 from nodewise.extender.records import Record, Records
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.extender.telemetry import Telemetry
+from nodewise.kube.cache import Cache, is_ours, without_claims
 
 log = logging.getLogger(__name__)
 

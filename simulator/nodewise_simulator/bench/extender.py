@@ -6,17 +6,16 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nodewise.core.errors import UserError
-from nodewise.policies import DEFAULT, LEARNED, builtin, bundle_folder
-from nodewise.policies.bundle import read_bundle, write_bundle
 from nodewise_simulator.bench.floor import floor
 from nodewise_simulator.bench.proc import cpu_s, only_child
 from nodewise_simulator.bench.requests import Client, bodies, fill
+from nodewise_simulator.bench.served_policy import MEASURED, flags
 from nodewise_simulator.compare import Row, interval, ratio_interval
 from nodewise_simulator.fake_api import FakeApi
 from nodewise_simulator.served import ExtenderProcess
@@ -45,15 +44,12 @@ _UNITS = {"latency_p50": ("ms", "p50_ms"), "latency_p99": ("ms", "p99_ms"), "cpu
 def bench_extender(
     sizes: Sequence[int] = SIZES,
     *,
-    policies: Sequence[str] = (DEFAULT.name, *((LEARNED,) if builtin() else ())),
+    policies: Sequence[str] = MEASURED,
     rounds: int = 5,
     requests: int = 300,
     progress: Progress = lambda *_: None,
 ) -> list[Row]:
     """Rows `names=N` for each policy's extender and for the floor: all in turn, one request at a time, as a scheduler.
-
-    `learned` is the built-in bundle without the ranges of its card: nothing here is like what it was trained on, and it
-    would leave every pod to the rule.
 
     Latency is that of the whole exchange, CPU that of the serving process (the guard's child); ratios are to the floor
     of the same round, intervals over rounds. Raises UserError if a server does not start or gives no opinion.
@@ -85,8 +81,7 @@ def _of_size(
             for policy in policies:
                 own = folder / policy
                 own.mkdir()
-                flags = ("--bundle", str(_unbounded(own / "bundle"))) if policy == LEARNED else ("--policy", policy)
-                extender = stack.enter_context(ExtenderProcess(kubeconfig, own, *flags))
+                extender = stack.enter_context(ExtenderProcess(kubeconfig, own, *flags(policy, own)))
                 servers[policy] = (stack.enter_context(Client(extender.port)), only_child(extender.pid))
             floor_port, floor_pid = stack.enter_context(floor("constant"))
             servers[FLOOR] = (stack.enter_context(Client(floor_port)), floor_pid)
@@ -100,14 +95,6 @@ def _of_size(
                     measured[name].append(_round(*servers[name], asked, k * requests, requests))
                     progress(sum(map(len, measured.values())))
     return measured
-
-
-def _unbounded(path: Path) -> Path:
-    """The built-in bundle with open ranges."""
-    own = read_bundle(bundle_folder(None))
-    columns = tuple(replace(c, observed_low=None, observed_high=None) for c in own.card.columns)
-    write_bundle(path, own.models, replace(own.card, columns=columns), own.golden)
-    return path
 
 
 def _round(client: Client, pid: int, asked: Sequence[bytes], first: int, requests: int) -> _Round:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from nodewise.core.errors import UserError
-from nodewise.policies import DEFAULT
 from nodewise_simulator.bench.floor import floor
 from nodewise_simulator.bench.proc import cpu_s, only_child
+from nodewise_simulator.bench.served_policy import MEASURED, flags
 from nodewise_simulator.compare import Row, interval, ratio_interval
 from nodewise_simulator.controlplane import ControlPlane, node, pod, scheduler_config
 from nodewise_simulator.controlplane.api import Api, pods_path
@@ -51,11 +51,12 @@ def bench_scheduler(
     nodes: int = 1000,
     pods: int = 1000,
     *,
-    policy: str = DEFAULT.name,
+    policies: Sequence[str] = MEASURED,
     rounds: int = 3,
     progress: Progress = lambda *_: None,
 ) -> list[Row]:
-    """Rows `nodes=N` for no extender, `[]`, a trivial winner-only one, and ours, in turn on one control plane.
+    """Rows `nodes=N` for no extender, `[]`, a trivial winner-only one, and each policy of ours, in turn on one control
+    plane.
 
     Pods are created first, then the scheduler is started, so that it is what is measured and not the API server's
     writing: pods a second from the first binding to the last, CPU over the same time. Our profile for all, default
@@ -64,7 +65,7 @@ def bench_scheduler(
     """
     if nodes < 2 or pods < 2 or rounds < 1 or pods > 30 * nodes:
         raise UserError("bench scheduler needs at least 2 nodes, 2 pods and 1 round, and at most 30 pods a node")
-    names = (NONE, NEUTRAL, WINNER, policy)
+    names = (NONE, NEUTRAL, WINNER, *policies)
     runs: dict[str, list[_Run]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="nodewise-bench-") as folder, ControlPlane() as plane:
         label, total = f"kube-scheduler at {nodes:,} nodes", len(names) * rounds
@@ -157,7 +158,7 @@ def _extender(name: str, plane: ControlPlane, folder: Path) -> Iterator[_Served]
         with floor("neutral" if name == NEUTRAL else "winner") as (port, pid):
             yield _Served(f"http://127.0.0.1:{port}", pid)
     else:
-        with ExtenderProcess(plane.kubeconfig, folder, "--policy", name) as ours:
+        with ExtenderProcess(plane.kubeconfig, folder, *flags(name, folder)) as ours:
 
             def scored() -> float:
                 found = _SCORED.search(str(ours.get("/metrics")))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from nodewise.core import cost
 from nodewise.core.errors import UserError
 from nodewise.core.estimator import EstimatorSettings, RunTimeEstimator
+from nodewise.core.feasible import static_filter, static_key
 from nodewise.core.kinds import TREATMENTS
 from nodewise.core.types import CostRates, Floats
 from nodewise_simulator.compiled import kernels as kn
-from nodewise_simulator.scheduler import static_filter, static_key
 from nodewise_simulator.world import SimPod, World
 
 Ints = NDArray[np.int64]

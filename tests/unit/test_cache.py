@@ -11,7 +11,7 @@ import pytest
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
 from nodewise.core.types import PodRequest
-from nodewise.extender.cache import Cache, seen_node, seen_pod
+from nodewise.kube.cache import Cache, seen_node, seen_pod
 from nodewise_simulator.fake_api import FakeApi
 
 from .extender_objects import NODES, NOW_S, eventually, finished, node, pod, serving

@@ -17,7 +17,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import msgspec
 from aiohttp import ClientResponse
 
-from nodewise.extender.kube import Call
+from nodewise.kube.api import Call
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Informer(Generic[T]):
     `on_replace` receives the whole list, on start and after every gap: what is missing from it is gone, though no event
     said so. `on_event` receives (ADDED | MODIFIED | DELETED, projected object) in order; match DELETED by uid, since a
     name may already belong to a new object. A DELETED object has the *previous* content with the event's
-    resourceVersion; what that means for pods under a selector is told at `kube.ACTIVE_PODS`.
+    resourceVersion; what that means for pods under a selector is told at `api.ACTIVE_PODS`.
 
     The callbacks run in the event loop and should be short. If one raises, it is counted and logged: an event is then
     lost to that consumer, a list is asked for again (`synced` is not set by a list that nobody took).

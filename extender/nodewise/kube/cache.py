@@ -1,7 +1,8 @@
 """From the watches of nodes and pods to `ClusterState`.
 
 Pods are watched without a field selector. A selection of unfinished pods would tell that a pod left it, not how it
-ended (the last event carries the previous content, see `kube.ACTIVE_PODS`), and waiting pods have no node to select by.
+ended (the last event carries the previous content, see `ACTIVE_PODS` in `nodewise.kube.api`), and waiting pods have no
+node to select by.
 What has finished is learned from once, also from what the cluster still remembers when we start.
 """
 

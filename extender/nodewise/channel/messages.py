@@ -1,0 +1,121 @@
+"""The messages of the channel between extender and operator, as JSON (msgspec); unknown fields are ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, as the extender's journal has it and as the operator keeps it. C candidates, F featured ones."""
+
+    uid: str
+    namespace: str
+    pod: str
+    time_s: float
+    """Epoch seconds."""
+    source: str
+    """`extender`: a scheduler asked us; `observed`: the operator scored a binding that any scheduler made."""
+    mode: str
+    """`active`, `shadow`, `advise` or `off`: what became of the reply."""
+    placement_policy: str = ""
+    """The PlacementPolicy that applied; empty if none did."""
+    policy: str
+    digest: str
+    fallback: str = ""
+    neutral: str = ""
+    """Why no opinion was given; empty if one was."""
+    candidates: list[str] = []
+    scores: list[float] = []  # [C]
+    winner: str = ""
+    reply: list[tuple[str, int]] = []
+    propensity: float = 0.0
+    """Probability with which the winner was chosen."""
+    bound: str = ""
+    """Where the pod was bound, where that is known when the row is written."""
+    columns: list[str] = []  # [K] names of the features
+    featured: list[int] = []  # [F] indices into `candidates`: the winner, the bound node, the best and a sample
+    features: bytes = b""  # [F, K] little-endian float32
+    latency_us: float = 0.0
+    sequence: int = 0
+    """Decisions taken on this cluster before this one."""
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that an extender uploads together; stored once, whatever is sent again."""
+
+    v: int = VERSION
+    extender: str
+    """One life of one extender: pod name (or host) and a random part."""
+    sequence: int
+    """1, 2, 3 … for each extender."""
+    rows: list[DecisionRow]
+    dropped: int = 0
+    """Decisions that this extender could not keep since it started: its spool was full."""
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator has on disk of one extender."""
+
+    acknowledged: int
+    """Every segment up to this sequence number is stored."""
+
+
+class ObservationRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`nodewise.core.estimator.Observation` on the wire."""
+
+    uid: str
+    workload: str
+    described: bool
+    node_class: str
+    run: float
+    slowdown: float
+
+
+class PredictorUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What an extender needs to hold the operator's estimator: all of it, or what came after a revision."""
+
+    epoch: str
+    """Names one line of revisions; another epoch, or a gap, means that everything is sent again."""
+    revision: int
+    state: dict[str, Any] | None = None
+    """`RunTimeEstimator.state()` at `revision`; None where `observations` lead there from the revision asked about."""
+    recent: list[str] = []
+    """With `state`: uids of the pods learned from last, newest last, so that nobody learns from them again."""
+    observations: list[ObservationRow] = []
+
+
+class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """How one PlacementPolicy fares on one extender."""
+
+    name: str
+    generation: int
+    """Of the PlacementPolicy that is in force here."""
+    mode: str
+    policy: str
+    digest: str
+    refused: str = ""
+    """Why its bundle does not decide; empty if it does."""
+    decisions: int = 0
+    bound_winner: int = 0
+    """Pods that were bound to the winner of ours."""
+    bound_other: int = 0
+    fallbacks: dict[str, int] = {}
+    """By reason."""
+    neutral: dict[str, int] = {}
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an extender says of itself every few seconds; counts are since it started."""
+
+    extender: str
+    time_s: float
+    policy: str
+    digest: str
+    refused: str = ""
+    placement_policies: list[PolicyReport] = []
+    dropped: int = 0
+    predictor_revision: int = 0

@@ -1,0 +1,43 @@
+"""Which nodes a pod may go to at all, as kube-scheduler's filters see it.
+
+Source: plugins NodeUnschedulable, NodeAffinity, TaintToleration and NodeResourcesFit at 1.36. Inter-pod affinity,
+topology spread, volumes and ports are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodewise.core.labels import matches_term, tolerates
+from nodewise.core.pods import NodeSpec
+
+
+def static_key(spec: Mapping[str, Any]) -> str:
+    """Pods of one key pass and fail the same nodes in `static_filter`."""
+    return repr((_required_terms(spec), spec.get("nodeSelector") or {}, spec.get("tolerations") or ()))
+
+
+def static_filter(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which nodes pass every filter but that for room: unschedulable, selector, required node affinity, taints [N]."""
+    terms, selector = _required_terms(spec), spec.get("nodeSelector") or {}
+    tolerations = spec.get("tolerations") or ()
+    return np.array(
+        [
+            not n.unschedulable
+            and all(n.labels.get(k) == v for k, v in selector.items())
+            and (not terms or any(matches_term(n.labels, n.name, term) for term in terms))
+            and all(tolerates(tolerations, t) for t in n.taints if t.get("effect") != "PreferNoSchedule")
+            for n in nodes
+        ],
+        bool,
+    )
+
+
+def _required_terms(spec: Mapping[str, Any]) -> Sequence[Any]:
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    return required.get("nodeSelectorTerms") or ()
