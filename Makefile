@@ -15,7 +15,7 @@ INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip 
 NOT_OF_THE_CORE = bench export kept training
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster test check bench clean
+.PHONY: help setup demo demo-cluster demo-advise test check bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ demo: $(VENV)/.demo  ## see what placement by learned run times is worth, withou
 
 demo-cluster: $(VENV)/.demo  ## the same through a real kube-scheduler (set KUBEBUILDER_ASSETS)
 	@$(BIN)/nodewise demo --cluster
+
+demo-advise: $(VENV)/.demo  ## watch a real control plane, advise, then do it and compare (set KUBEBUILDER_ASSETS)
+	@$(BIN)/nodewise demo --advise
 
 test: $(VENV)/.dev  ## run all tests
 	$(BIN)/pytest
@@ -59,7 +62,7 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing what runs Nodewise (about a minute):"
-	@$(call INSTALL,'.[extender$(comma)simulator]')
+	@$(call INSTALL,'.[extender$(comma)operator$(comma)simulator]')
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt

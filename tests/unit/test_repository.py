@@ -113,11 +113,14 @@ def lint_imports(tree: Path) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize(
     ("target", "extras"),
-    [("demo", "[extender,simulator]"), ("demo-cluster", "[extender,simulator]"), ("test", "[dev]")],
+    [
+        ("demo", "[extender,operator,simulator]"),
+        ("demo-cluster", "[extender,operator,simulator]"),
+        ("demo-advise", "[extender,operator,simulator]"),
+        ("test", "[dev]"),
+    ],
 )
-def test_a_target_sets_itself_up_with_the_extras_that_it_needs(
-    target: str, extras: str, tmp_path: Path
-) -> None:
+def test_a_target_sets_itself_up_with_the_extras_that_it_needs(target: str, extras: str, tmp_path: Path) -> None:
     """What `make` would run is shell that parses, and installs just those extras."""
     recipe = subprocess.run(
         ["make", "--dry-run", f"VENV={tmp_path / 'venv'}", target], cwd=ROOT, capture_output=True, text=True, check=True

@@ -8,7 +8,7 @@ seed: the class's CoreMark, an exponent for how much a workload follows it, and 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ _CPU_MILLI = 15890.0
 """Allocatable of every 4xlarge under Kubernetes."""
 _REFERENCE = 1
 """Index of the class whose run times `expected-seconds` speaks of."""
+_FOUR = 15
+"""Nodes of each class when there are four."""
 
 MIXES = {
     "mixed": (0.3, 0.5, 0.2),
@@ -83,10 +85,19 @@ class _Workload:
 
 
 def hetero(
-    seed: int, load: float = 0.7, mix: str = "rotate", pods: int = 2000, warm: int = 3000, pace: float = 1.0
+    seed: int,
+    load: float = 0.7,
+    mix: str = "rotate",
+    pods: int = 2000,
+    warm: int = 3000,
+    pace: float = 1.0,
+    classes: int = 5,
+    size: float = 1.0,
 ) -> World:
-    """60 nodes at `load` of their CPU; `pods` counted after `warm`. `mix` is one of MIXES, or `rotate`: by seed;
-    `pace` makes everything that many times faster (shorter runs, more arrivals), for runs in real time.
+    """60 nodes at `load` of their CPU; `pods` counted after `warm`. `mix` is one of MIXES, or `rotate`: by seed.
+
+    For runs in real time: `pace` makes everything that many times faster (shorter runs, more arrivals), `classes` 4
+    leaves out GPUs and takes 15 nodes of each other class, `size` 0.5 halves every node.
 
     Raises UserError for an unknown mix or a load or number that makes no sense.
     """
@@ -94,19 +105,26 @@ def hetero(
         raise UserError(f"mix {mix!r} of scenario hetero is unknown; choose rotate or one of {', '.join(MIXES)}")
     if not 0.0 < load < 2.0 or pods < 1 or warm < 0 or not pace > 0.0:
         raise UserError("scenario hetero needs 0 < load < 2, pods >= 1, warm >= 0 and pace > 0")
+    if classes not in (4, 5) or not 0.3 <= size <= 4.0:  # the largest pod wants 4 CPU
+        raise UserError("scenario hetero has 4 or 5 classes, and nodes of 0.3 to 4 times their size")
     rng = np.random.default_rng([seed, 3])
+    machines = _MACHINES if classes == 5 else tuple(replace(m, count=_FOUR) for m in _MACHINES if not m.gpu)
     workloads = [_workload(k, rng, pace) for k in range(_WORKLOADS)]
+    if classes == 4:
+        workloads = [_without_gpus(w) for k, w in enumerate(workloads) if k not in _GPU_WORKLOADS]
     shares = MIXES[mix if mix != "rotate" else list(MIXES)[seed % len(MIXES)]]
     nodes = [
         node_manifest(
-            f"{m.instance_type.replace('.', '-')}-{k:02d}", cpu_milli=_CPU_MILLI, memory_bytes=m.memory_gib * _GIB,
-            instance_type=m.instance_type, arch=m.arch, gpus=1 if m.gpu else 0, gpu_product=m.gpu,
-            zone=f"zone-{'abc'[k % 3]}", price_usd_per_h=m.price_usd_per_h, idle_w=m.idle_w, peak_w=m.peak_w,
+            f"{m.instance_type.replace('.', '-')}-{k:02d}", cpu_milli=_CPU_MILLI * size,
+            memory_bytes=m.memory_gib * _GIB * size, instance_type=m.instance_type, arch=m.arch,
+            gpus=1 if m.gpu else 0, gpu_product=m.gpu, zone=f"zone-{'abc'[k % 3]}",
+            price_usd_per_h=m.price_usd_per_h * size, idle_w=m.idle_w * size, peak_w=m.peak_w * size,
         )
-        for m in _MACHINES for k in range(m.count)
+        for m in machines for k in range(m.count)
     ]  # fmt: skip
-    classes = tuple(f"{m.instance_type}/{m.gpu}" if m.gpu else m.instance_type for m in _MACHINES)
-    made, now_s, rate = [], 0.0, _arrivals_per_s(workloads, load)
+    names = tuple(f"{m.instance_type}/{m.gpu}" if m.gpu else m.instance_type for m in machines)
+    made, now_s, rate = [], 0.0, _arrivals_per_s(workloads, machines, load) * size
+    odds = np.array([w.share for w in workloads])
     total = warm + pods
     for index in range(total):
         # Thinning: arrivals follow a wave of ±30 % (Lewis and Shedler 1979).
@@ -114,9 +132,9 @@ def hetero(
             now_s += rng.exponential(1.0 / (1.3 * rate))
             if rng.random() * 1.3 < 1.0 + 0.3 * math.sin(2.0 * math.pi * now_s * pace / _PERIOD_S):
                 break
-        workload_index = int(rng.choice(_WORKLOADS, p=[w.share for w in workloads]))
+        workload_index = int(rng.choice(len(workloads), p=odds / odds.sum()))
         made.append(_pod(index, quantised(now_s), workload_index, workloads[workload_index], shares, rng))
-    return world("hetero", seed, nodes, classes, made, warm=warm)
+    return world("hetero", seed, nodes, names, made, warm=warm)
 
 
 def _workload(index: int, rng: np.random.Generator, pace: float) -> _Workload:
@@ -138,12 +156,17 @@ def _workload(index: int, rng: np.random.Generator, pace: float) -> _Workload:
     )
 
 
-def _arrivals_per_s(workloads: list[_Workload], load: float) -> float:
+def _without_gpus(workload: _Workload) -> _Workload:
+    """The same, for a cluster without the machines that have any."""
+    return replace(workload, speed=workload.speed[[not m.gpu for m in _MACHINES]])
+
+
+def _arrivals_per_s(workloads: list[_Workload], machines: tuple[_Machine, ...], load: float) -> float:
     """Arrivals at which pods placed regardless of class would keep `load` of all CPU requested."""
-    counts = np.array([m.count for m in _MACHINES], float)
-    open_to = [np.array([m.arch == "amd64" or k not in _AMD64_ONLY for m in _MACHINES]) for k in range(_WORKLOADS)]
-    for k in _GPU_WORKLOADS:
-        open_to[k] = np.array([bool(m.gpu) for m in _MACHINES])
+    counts = np.array([m.count for m in machines], float)
+    open_to = [np.array([m.arch == "amd64" or k not in _AMD64_ONLY for m in machines]) for k in range(len(workloads))]
+    for k in _GPU_WORKLOADS[: max(len(workloads) - _GPU_WORKLOADS[0], 0)]:
+        open_to[k] = np.array([bool(m.gpu) for m in machines])
     core_s = sum(
         w.share * w.cpu_milli * w.base_s * math.exp((w.size_spread**2 + w.noise**2) / 2.0)
         * float(np.average(1.0 / w.speed, weights=counts * open_to[k])) * (1.0 + w.sensitivity * load)
