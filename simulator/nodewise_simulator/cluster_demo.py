@@ -23,8 +23,8 @@ from nodewise_simulator.controlplane import ControlPlane, Kubelet, scheduler_con
 from nodewise_simulator.demo import POLICIES, Progress, worth_explaining
 from nodewise_simulator.engine import Outcome
 from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.processes import ExtenderProcess
 from nodewise_simulator.scenarios.hetero import PRIORITY_CLASSES
-from nodewise_simulator.served import ExtenderProcess
 from nodewise_simulator.world import Json, SimPod, World
 
 _PATIENCE_S = 60.0

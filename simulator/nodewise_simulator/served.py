@@ -10,92 +10,27 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from nodewise.core.errors import UserError
 from nodewise.policies import DEFAULT
-from nodewise_simulator.controlplane.access import free_ports
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine
 from nodewise_simulator.fake_api import FakeApi
 from nodewise_simulator.kubejson import bound_pod, finished_pod
 from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.processes import ExtenderProcess
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.world import SimPod, World
 
-_READY_S = 60.0
 _DECIDED = re.compile(r'^nodewise_extender_decisions_total\{policy="(.*)"\} (\S+)$', re.MULTILINE)
-
-
-class ExtenderProcess:
-    """A running `nodewise extender` on loopback, for the length of a `with` block."""
-
-    def __init__(self, kubeconfig: Path, folder: Path, *flags: str) -> None:
-        self.port, self.admin_port = free_ports(2)
-        self._log = folder / f"extender-{self.port}.log"
-        self._argv = [
-            sys.executable, "-m", "nodewise.cli.main", "extender", "--port", str(self.port),
-            "--admin-port", str(self.admin_port), "--kubeconfig", str(kubeconfig), *flags,
-        ]  # fmt: skip
-
-    def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._argv, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
-        try:
-            self._wait()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def _wait(self) -> None:
-        deadline_s = time.monotonic() + _READY_S
-        while self.get("/readyz") is None:
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                tail = self._log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-                raise UserError(f"the extender did not become ready: {tail[0]}")
-            time.sleep(0.05)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(5.0)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    @property
-    def pid(self) -> int:
-        """The guard's process id; the server is its child."""
-        return self._process.pid
-
-    def get(self, path: str) -> Any:
-        """The JSON (or text) of a GET on the admin port; None if it does not answer 200."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5.0)
-        try:
-            connection.request("GET", path)
-            reply = connection.getresponse()
-            body = reply.read()
-        except OSError:
-            return None
-        finally:
-            connection.close()
-        if reply.status != 200:
-            return None
-        return json.loads(body) if "json" in (reply.getheader("Content-Type") or "") else body.decode()
 
 
 class Served:

@@ -23,8 +23,8 @@ from nodewise_simulator import scenarios
 from nodewise_simulator.cluster_demo import create_priority_classes, fresh
 from nodewise_simulator.controlplane import ApiError, ControlPlane, Kubelet
 from nodewise_simulator.direct import Direct
+from nodewise_simulator.processes import ExtenderProcess
 from nodewise_simulator.scheduler import KubeScheduler
-from nodewise_simulator.served import ExtenderProcess
 from nodewise_simulator.world import SimPod, node_manifest, world
 
 Json = dict[str, Any]

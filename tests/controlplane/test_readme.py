@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from nodewise_simulator.controlplane import ControlPlane, node, pod, scheduler_config
-from nodewise_simulator.served import ExtenderProcess
+from nodewise_simulator.processes import ExtenderProcess
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -18,7 +18,7 @@ from nodewise_simulator.bench.requests import Client, bodies, fill
 from nodewise_simulator.bench.served_policy import MEASURED, flags
 from nodewise_simulator.compare import Row, interval, ratio_interval
 from nodewise_simulator.fake_api import FakeApi
-from nodewise_simulator.served import ExtenderProcess
+from nodewise_simulator.processes import ExtenderProcess
 
 FLOOR = "http-floor"
 SIZES = (100, 1_000, 5_000)

@@ -20,7 +20,7 @@ from nodewise_simulator.compare import Row, interval, ratio_interval
 from nodewise_simulator.controlplane import ControlPlane, node, pod, scheduler_config
 from nodewise_simulator.controlplane.api import Api, pods_path
 from nodewise_simulator.controlplane.loop import LoopThread
-from nodewise_simulator.served import ExtenderProcess
+from nodewise_simulator.processes import ExtenderProcess
 
 NONE, NEUTRAL, WINNER = "none", "neutral", "winner-only"
 _GIB = 1 << 30
