@@ -1,0 +1,195 @@
+"""What becomes of each PlacementPolicy: from the reports of the extenders to its status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes.aio.client import ApiClient
+from pydantic import ValidationError
+
+from nodewise.channel.messages import PolicyReport, Report
+from nodewise_operator.resources.base import whole_second
+from nodewise_operator.resources.conditions import Fact, conditions
+from nodewise_operator.resources.live import Live
+from nodewise_operator.resources.placement_policy import ExtenderStatus, PlacementPolicy, PlacementPolicyStatus
+
+Json = dict[str, Any]
+
+SILENT_S = 30.0
+"""An extender that reports every few seconds and was not heard for so long is silent."""
+FORGOTTEN_S = 300.0
+"""A silent extender is then taken to be gone: every life of one has a name of its own."""
+LOOK_EVERY_S = 2.0
+COUNTS_EVERY_S = 15.0
+"""A change of mere counts is written so often at most; anything else at the next look."""
+_MOST_EXTENDERS, _MOST_REASONS = 16, 32
+_MOST_FALLBACKS, _FEW = 0.5, 20
+"""Share of decisions from which on fallbacks are called degraded, once there are not too few to tell."""
+_COUNTS = {"decisions", "fallbacks", "agreement", "extenders"}
+_COUNTS_OF_ONE = {"decisions", "boundWinner", "boundOther", "agreement", "fallbacks", "neutral", "reportedAt"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The last report of one extender."""
+
+    report: Report
+    received_s: float
+    """By the operator's clock, in epoch seconds."""
+
+
+def policy_status(obj: Json, reports: Iterable[Reported], now_s: float) -> Json:
+    """The status of one PlacementPolicy."""
+    name, generation, mode = obj["metadata"]["name"], obj["metadata"]["generation"], obj["spec"]["mode"]
+    known = sorted((r for r in reports if now_s - r.received_s < FORGOTTEN_S), key=lambda r: r.report.extender)
+    heard = [r for r in known if now_s - r.received_s <= SILENT_S]
+    told = [(r, _of(name, r.report)) for r in known]
+    holding = [one for r, one in told if one and r in heard]
+    in_force = sum(one.generation == generation for one in holding)
+    decisions, fallbacks = sum(one.decisions for _, one in told if one), sum(_fallbacks(one) for _, one in told if one)
+    refused = [(r.report.extender, one.refused) for r, one in told if one and one.refused and r in heard]
+    facts = (
+        _ready(mode, generation, in_force, len(heard), len(known), refused),
+        _degraded(refused, decisions, fallbacks),
+        _stale(known, heard),
+    )
+    return PlacementPolicyStatus(
+        observed_generation=generation,
+        conditions=conditions(facts, obj, now_s),
+        policy=", ".join(sorted({one.policy for one in holding}))[:253] or None,
+        in_force=f"{in_force}/{len(heard)}" if known else None,
+        agreement=_agreement(one for _, one in told if one),
+        decisions=decisions,
+        fallbacks=fallbacks,
+        extenders=[_extender(r, one) for r, one in told if one][:_MOST_EXTENDERS],
+    ).plain()
+
+
+def differs(status: Json, before: Json) -> bool:
+    """Whether anything but the time of a report is new."""
+    return _without(status, set(), {"reportedAt"}) != _without(before, set(), {"reportedAt"})
+
+
+def differs_at_heart(status: Json, before: Json) -> bool:
+    """Whether anything but counts is new: what decides, where, and what is wrong."""
+    return _without(status, _COUNTS - {"extenders"}, _COUNTS_OF_ONE) != _without(
+        before, _COUNTS - {"extenders"}, _COUNTS_OF_ONE
+    )
+
+
+async def run(
+    api: ApiClient,
+    source: Callable[[], Iterable[Reported]],
+    *,
+    look_every_s: float = LOOK_EVERY_S,
+    counts_every_s: float = COUNTS_EVERY_S,
+    again_s: float = 60.0,
+    now_s: Callable[[], float] = time.time,
+) -> None:
+    """Keep the status of the PlacementPolicies up to date for ever; the owner cancels it.
+
+    `source` gives the last report of each extender, and is called in this event loop. What the API server refuses is
+    told once and tried again every `again_s` seconds.
+    """
+    live = Live(api, PlacementPolicy, again_s=again_s)
+    started_s, written_s = now_s(), dict[str, float]()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(live.run())
+        await live.answered()
+        while True:
+            reports, at_s = [*source()], now_s()
+            # An operator that has just started has not heard of anybody: that is no news of the extenders.
+            objects = live.objects if live.readable and (reports or at_s - started_s > SILENT_S) else {}
+            for name, obj in sorted(objects.items()):
+                try:
+                    status, before = policy_status(obj, reports, at_s), obj.get("status") or {}
+                except ValidationError as error:  # an extender of another version
+                    live.complain(f"a report on {name} makes no sense: {error.errors()[0]['msg']}")
+                    continue
+                due = at_s - written_s.get(name, 0.0) >= counts_every_s and differs(status, before)
+                if due or differs_at_heart(status, before):
+                    await live.apply(name, {"status": status}, status=True)
+                    written_s[name] = at_s
+            await asyncio.sleep(look_every_s)
+
+
+def _of(name: str, report: Report) -> PolicyReport | None:
+    return next((one for one in report.placement_policies if one.name == name), None)
+
+
+def _fallbacks(one: PolicyReport) -> int:
+    return sum(one.fallbacks.values())
+
+
+def _ready(mode: str, generation: int, in_force: int, heard: int, known: int, refused: list[tuple[str, str]]) -> Fact:
+    if refused:
+        where, why = refused[0]
+        return Fact("Ready", False, "Refused", f"on {where}: {why}"[:1024])
+    if known and not heard:
+        return Fact("Ready", None, "Silent", "no extender was heard lately, so nobody can tell")
+    if in_force < heard:
+        return Fact(
+            "Ready", False, "NotEverywhere", f"generation {generation} is in force on {in_force} of {heard} extenders"
+        )
+    if heard:
+        return Fact("Ready", True, "InForce", f"generation {generation} is in force on every extender")
+    if mode in ("Advise", "Off"):
+        return Fact("Ready", True, "NoExtenderNeeded", f"no extender reports, and mode {mode} needs none")
+    why = f"no extender reports, and mode {mode} needs one: install Nodewise's scheduler, or use mode Advise"
+    return Fact("Ready", False, "NoExtender", why)
+
+
+def _degraded(refused: list[tuple[str, str]], decisions: int, fallbacks: int) -> Fact:
+    if refused:
+        where = ", ".join(extender for extender, _ in refused)
+        return Fact("Degraded", True, "Refused", f"something else than was named decides on {where}"[:1024])
+    if decisions >= _FEW and fallbacks > _MOST_FALLBACKS * decisions:
+        return Fact("Degraded", True, "Fallbacks", "the fallback rule took more than half of the decisions")
+    return Fact("Degraded", False, "AsNamed", "what was named decides")
+
+
+def _stale(known: list[Reported], heard: list[Reported]) -> Fact:
+    silent = [r for r in known if r not in heard]
+    if not silent:
+        return Fact("Stale", False, "Heard", "every known extender was heard within half a minute")
+    where = ", ".join(f"{r.report.extender} (since {whole_second(r.received_s):%H:%M:%S} UTC)" for r in silent)
+    return Fact("Stale", True, "Silent", f"not heard: {where}"[:1024])
+
+
+def _agreement(told: Iterable[PolicyReport]) -> str | None:
+    counts = [(one.bound_winner, one.bound_winner + one.bound_other) for one in told]
+    winner, bound = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    return f"{1000 * winner // bound / 10:.1f}%" if bound else None  # rounded down: 100.0% means all
+
+
+def _extender(reported: Reported, one: PolicyReport) -> ExtenderStatus:
+    return ExtenderStatus.model_validate(
+        {
+            "name": reported.report.extender[:253],
+            "mode": one.mode.capitalize(),
+            "policy": one.policy[:253],
+            "digest": one.digest[:128],
+            "generation": one.generation,
+            "decisions": one.decisions,
+            "boundWinner": one.bound_winner,
+            "boundOther": one.bound_other,
+            "agreement": _agreement([one]),
+            "fallbacks": dict(Counter(one.fallbacks).most_common(_MOST_REASONS)) or None,
+            "neutral": dict(Counter(one.neutral).most_common(_MOST_REASONS)) or None,
+            "refused": one.refused[:1024] or None,
+            "reportedAt": whole_second(reported.received_s),
+        }
+    )
+
+
+def _without(status: Mapping[str, Any], fields: set[str], of_extenders: set[str]) -> Json:
+    made = {key: value for key, value in status.items() if key not in fields}
+    made["extenders"] = [
+        {key: value for key, value in one.items() if key not in of_extenders} for one in status.get("extenders") or ()
+    ]
+    return made

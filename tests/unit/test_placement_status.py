@@ -1,0 +1,121 @@
+"""Status of a PlacementPolicy: what is in force, how it goes, who is silent, and what is worth a write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nodewise.channel.messages import PolicyReport, Report
+from nodewise_operator.placement_status import Reported, differs, differs_at_heart, policy_status
+from nodewise_operator.resources import PlacementPolicy
+
+Json = dict[str, Any]
+NOW_S = 1_790_000_000.0
+
+
+def policy(mode: str = "Active", generation: int = 2, **more: Any) -> Json:
+    return {"metadata": {"name": "p", "generation": generation}, "spec": {"mode": mode}} | more
+
+
+def reported(extender: str = "e-1", ago_s: float = 1.0, **told: Any) -> Reported:
+    given: Json = {"name": "p", "generation": 2, "mode": "active", "policy": "economic", "digest": "d"} | told
+    held = [PolicyReport(**given)]
+    report = Report(extender=extender, time_s=0.0, policy="hetero", digest="x", placement_policies=held)
+    return Reported(report, NOW_S - ago_s)
+
+
+def of(obj: Json, *reports: Reported) -> tuple[Json, dict[str, tuple[str, str]]]:
+    status = policy_status(obj, reports, NOW_S)
+    PlacementPolicy.model_validate({"spec": obj["spec"], "status": status})
+    return status, {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+
+
+def test_two_extenders_are_added_up_and_told_of_one_by_one() -> None:
+    busy = reported(
+        "e-1", decisions=900, bound_winner=880, bound_other=1, fallbacks={"deadline": 3, "features-out-of-range": 20},
+        neutral={"off": 4},
+    )  # fmt: skip
+    idle = reported("e-2", decisions=100, bound_winner=90, bound_other=0, policy="hetero", digest="h")
+    status, said = of(policy(), idle, busy)
+    assert said == {"Ready": ("True", "InForce"), "Degraded": ("False", "AsNamed"), "Stale": ("False", "Heard")}
+    assert status["policy"] == "economic, hetero"
+    assert (status["inForce"], status["decisions"], status["fallbacks"]) == ("2/2", 1000, 23)
+    assert status["agreement"] == "99.8%"  # 970 of 971, rounded down: 100.0% would say that all agreed
+    first, second = status["extenders"]
+    assert first == {
+        "name": "e-1", "mode": "Active", "policy": "economic", "digest": "d", "generation": 2, "decisions": 900,
+        "boundWinner": 880, "boundOther": 1, "agreement": "99.8%", "neutral": {"off": 4},
+        "fallbacks": {"deadline": 3, "features-out-of-range": 20}, "reportedAt": "2026-09-21T14:13:19Z",
+    }  # fmt: skip
+    assert (second["name"], second["agreement"]) == ("e-2", "100.0%")
+    assert "fallbacks" not in second
+
+
+def test_before_the_first_binding_there_is_no_agreement() -> None:
+    status, _ = of(policy(), reported())
+    assert "agreement" not in status
+
+
+def test_a_generation_that_is_not_in_force_everywhere_is_not_ready() -> None:
+    status, said = of(policy(generation=3), reported("e-1", generation=3), reported("e-2"))
+    assert said["Ready"] == ("False", "NotEverywhere")
+    assert status["inForce"] == "1/2"
+    assert status["conditions"][0]["message"] == "generation 3 is in force on 1 of 2 extenders"
+
+
+def test_an_extender_that_does_not_know_the_policy_yet_counts_too() -> None:
+    unaware = Reported(Report(extender="e-2", time_s=0.0, policy="x", digest="y"), NOW_S)
+    status, said = of(policy(), reported(), unaware)
+    assert (status["inForce"], said["Ready"][1], len(status["extenders"])) == ("1/2", "NotEverywhere", 1)
+
+
+def test_a_refused_bundle_is_degraded_in_the_extenders_own_words() -> None:
+    status, said = of(policy(), reported(refused="bundle b: no such folder"))
+    assert (said["Ready"], said["Degraded"]) == (("False", "Refused"), ("True", "Refused"))
+    assert status["conditions"][0]["message"] == "on e-1: bundle b: no such folder"
+    assert status["extenders"][0]["refused"] == "bundle b: no such folder"
+
+
+@pytest.mark.parametrize(("decisions", "fallbacks", "degraded"), [(100, 51, "True"), (100, 50, "False"), (19, 19, "False")])  # fmt: skip  # noqa: E501
+def test_fallbacks_in_most_of_many_decisions_are_degraded(decisions: int, fallbacks: int, degraded: str) -> None:
+    _, said = of(policy(), reported(decisions=decisions, fallbacks={"deadline": fallbacks}))
+    assert said["Degraded"][0] == degraded
+
+
+def test_a_silent_extender_is_stale_after_thirty_seconds_and_forgotten_after_five_minutes() -> None:
+    status, said = of(policy(), reported("e-1"), reported("e-2", ago_s=31.0))
+    assert said["Stale"] == ("True", "Silent")
+    assert said["Ready"] == ("True", "InForce")  # wherever anything is known
+    assert status["inForce"] == "1/1"
+    assert status["conditions"][2]["message"] == "not heard: e-2 (since 14:12:49 UTC)"
+    assert of(policy(), reported("e-1", ago_s=31.0))[1]["Ready"] == ("Unknown", "Silent")
+    status, said = of(policy(), reported("e-1"), reported("e-2", ago_s=301.0))
+    assert said["Stale"] == ("False", "Heard")
+    assert [one["name"] for one in status["extenders"]] == ["e-1"]
+
+
+@pytest.mark.parametrize(("mode", "ready"), [("Advise", "True"), ("Off", "True"), ("Shadow", "False"), ("Active", "False")])  # fmt: skip  # noqa: E501
+def test_only_shadow_and_active_need_an_extender(mode: str, ready: str) -> None:
+    status, said = of(policy(mode))
+    assert said["Ready"][0] == ready
+    assert "inForce" not in status
+
+
+def test_a_conditions_time_is_that_of_its_last_change() -> None:
+    before, _ = of(policy(), reported())
+    later = policy_status(policy(status=before), [Reported(reported().report, NOW_S + 50)], NOW_S + 60)
+    assert later["conditions"] == before["conditions"]
+    broken = policy_status(policy(status=before), [Reported(reported(refused="x").report, NOW_S + 50)], NOW_S + 60)
+    times = {c["type"]: c["lastTransitionTime"] for c in broken["conditions"]}
+    assert times["Stale"] == "2026-09-21T14:13:20Z"
+    assert times["Ready"] == times["Degraded"] == "2026-09-21T14:14:20Z"
+
+
+def test_a_new_time_of_a_report_is_no_change_and_counts_are_a_small_one() -> None:
+    before, _ = of(policy(), reported(decisions=1))
+    again, _ = of(policy(), reported(ago_s=2.0, decisions=1))
+    more, _ = of(policy(), reported(decisions=2, bound_winner=1))
+    other, _ = of(policy(), reported(decisions=1, policy="index"))
+    changes = [(differs(each, before), differs_at_heart(each, before)) for each in (again, more, other)]
+    assert changes == [(False, False), (True, False), (True, True)]
