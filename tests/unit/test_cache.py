@@ -12,6 +12,7 @@ from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
 from nodewise.core.types import PodRequest
 from nodewise.kube.cache import Cache, seen_node, seen_pod
+from nodewise.kube.overrides import Override
 from nodewise_simulator.fake_api import FakeApi
 
 from .extender_objects import NODES, NOW_S, eventually, finished, node, pod, serving
@@ -65,7 +66,7 @@ async def test_a_new_list_teaches_nothing_twice(api: FakeApi, tmp_path: Path) ->
         cache = extender.service.cache
         assert (cache.learned, [*cache.state.pods()]) == (1, ["uid-a"])  # also from what ended before we began
         learned_s = belief_s(cache.state, "node-0")
-        await eventually(lambda: sum("watch" in asked for asked in api.requests) == 2)
+        await eventually(lambda: any("/pods?" in asked and "watch" in asked for asked in api.requests))
         api.expire_watches()
         await eventually(lambda: extender.pods.relists)
         api.put("pods", pod("b", "node-2", "Running"))
@@ -142,3 +143,20 @@ def test_a_list_read_at_once_gives_the_same_picture_as_its_pods_one_by_one(cache
     assert a.resident_offsets.tolist() == b.resident_offsets.tolist()
     assert a.cpu_requested_milli.tolist() == b.cpu_requested_milli.tolist() != [0.0] * 4
     assert math.isclose(a.work_remaining_s.sum(), b.work_remaining_s.sum())
+
+
+def test_what_an_owner_says_of_price_and_power_stands_above_what_nodes_say_until_it_is_taken_back(cache: Cache) -> None:
+    def told() -> list[tuple[float, float, float]]:
+        return [(n.price_usd_per_h, n.idle_w, n.peak_w) for n in cache.state.nodes()]
+
+    before = told()
+    node_class = cache.state.nodes()[0].node_class
+    cache.replace_overrides([Override("b", node_class, price_usd_per_h=9.0), Override("a", node_class, idle_w=500.0)])
+    after = [(0.4, 500.0, 500.0), *before[1:]]  # of two the first by name; the peak is not below idle
+    assert before[0] == (0.4, 0.0, 200.0)
+    assert told() == after
+    cache.node_event("MODIFIED", seen_node(node(NODES[0]) | {"spec": {"unschedulable": True}}))
+    assert cache.state.nodes()[0].unschedulable
+    assert told() == after
+    cache.replace_overrides([Override("z", "another class", idle_w=1.0)])
+    assert told() == before

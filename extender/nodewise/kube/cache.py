@@ -8,13 +8,14 @@ What has finished is learned from once, also from what the cluster still remembe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from nodewise.core.pods import NodeSpec, PodState, node_spec, pod_state
 from nodewise.core.state import ClusterState
 from nodewise.core.types import PodRequest
+from nodewise.kube.overrides import Override, by_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Cache:
         self.learned = 0  # pods that were seen to succeed
         self._on_bound = on_bound
         self._nodes: dict[str, SeenNode] = {}  # by name
+        self._overrides: dict[str, Override] = {}  # by node class
         self._versions: dict[str, str] = {}  # uid -> resourceVersion of every pod there is
         self._bound: dict[str, SeenPod] = {}
         self._finished: set[str] = set()
@@ -114,11 +116,24 @@ class Cache:
     def _put_node(self, node: SeenNode) -> None:
         if self._nodes.get(node.spec.name) != node:  # most changes of a node are its kubelet's signs of life
             self._nodes[node.spec.name] = node
-            self.state.put_node(node.spec)
+            self.state.put_node(self._as_told(node.spec))
+
+    def _as_told(self, node: NodeSpec) -> NodeSpec:
+        told = self._overrides.get(node.node_class)
+        return told.applied(node) if told else node
 
     def _remove_node(self, name: str) -> None:
         del self._nodes[name]
         self.state.remove_node(name)
+
+    # --- from the watch of NodeProfiles
+
+    def replace_overrides(self, told: Iterable[Override]) -> None:
+        """All that owners of nodes say of price and power."""
+        before, self._overrides = self._overrides, by_class(told)
+        for node in self._nodes.values():
+            if before.get(node.spec.node_class) != self._overrides.get(node.spec.node_class):
+                self.state.put_node(self._as_told(node.spec))
 
     # --- from the watch of pods
 
