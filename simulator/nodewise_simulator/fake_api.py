@@ -1,4 +1,4 @@
-"""A small Kubernetes API server: nodes and pods in memory, list, watch and binding over real HTTP.
+"""A small Kubernetes API server: a few resources in memory, list, watch and binding over real HTTP.
 
 It keeps the promises that a list-and-watch client relies on: one resourceVersion counter for everything, pages of one
 consistent snapshot, events in order and without gaps, bookmarks, 410 for what is no longer remembered. It breaks them
@@ -21,7 +21,7 @@ from aiohttp import web
 
 from nodewise_simulator.fake_store import KIND, Collection, Object, Selector, selector
 
-Resource = Literal["nodes", "pods"]
+Resource = Literal["nodes", "pods", "namespaces", "placementpolicies"]
 _SNAPSHOTS_KEPT = 16
 _EVENTS_PER_WRITE = 1000
 
@@ -50,6 +50,7 @@ class FakeApi:
         self._bookmark_s, self._tls = bookmark_s, tls
         self._watches: set[_Watch] = set()
         self._refusals: deque[web.Response] = deque()
+        self._denied: dict[str, int] = {"placementpolicies": 404}
         self._expired_tokens = 0
         self._waking = self._stopping = False
         self._loop = asyncio.new_event_loop()
@@ -147,6 +148,21 @@ class FakeApi:
         refusal = (status, "InternalError", "refused on request", headers)
         self._in_loop(lambda: self._refusals.extend(_status(*refusal) for _ in range(times)))
 
+    def deny(self, resource: Resource, status: int = 0) -> None:
+        """Answer requests for this resource with a status from now on, its watches ended; 0 ends that.
+
+        404 is a custom resource that is not installed, which PlacementPolicies are not at first; 403 one that may not
+        be read.
+        """
+        with self._lock:
+            self._denied[resource] = status
+            if status == 404:
+                for uid in [*self._collections[resource].objects]:
+                    self._rv += 1
+                    self._collections[resource].delete(uid, self._rv)
+        if status:
+            self.end_watches()
+
     def expire_continue_tokens(self, times: int = 1) -> None:
         """Answer 410 to the next requests that carry a continue token."""
         with self._lock:
@@ -211,7 +227,8 @@ class FakeApi:
             [
                 web.get("/readyz", self._readyz),
                 web.get("/version", self._version),
-                web.get("/api/v1/{resource:nodes|pods}", self._get),
+                web.get("/api/v1/{resource:nodes|pods|namespaces}", self._get),
+                web.get("/apis/nodewise.dev/v1alpha1/{resource:placementpolicies}", self._get),
                 web.post("/api/v1/namespaces/{namespace}/pods/{name}/binding", self._bind),
             ]
         )
@@ -268,6 +285,8 @@ class FakeApi:
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         query, collection = request.query, self._collections[request.match_info["resource"]]
+        if denied := self._denied.get(request.match_info["resource"]):
+            return _status(denied, "Denied", "denied on request")
         try:
             selected = selector(query.get("fieldSelector", ""), collection.kind)
         except ValueError as error:

@@ -10,7 +10,7 @@ Object = dict[str, Any]
 Fields = tuple[str, str]  # what selectors may ask for: spec.nodeName, status.phase
 Selector = Callable[[Fields], bool]
 
-KIND = {"nodes": "Node", "pods": "Pod"}
+KIND = {"nodes": "Node", "pods": "Pod", "namespaces": "Namespace", "placementpolicies": "PlacementPolicy"}
 _FIELD = {"spec.nodeName": 0, "status.phase": 1}
 
 

@@ -24,14 +24,16 @@ class NodewiseProcess:
 
     command: ClassVar[str]
     port_flag: ClassVar[str]
-    """The flag of the port that others call; each command has probes and metrics on `--admin-port` too."""
+    """Of the port that others call."""
+    admin_flag: ClassVar[str]
+    """Of the port of probes and metrics."""
 
     def __init__(self, kubeconfig: Path, folder: Path, *flags: str) -> None:
         self.port, self.admin_port = free_ports(2)
         self.log = folder / f"{self.command}-{self.port}.log"
         self._argv = [
             sys.executable, "-m", "nodewise.cli.main", self.command, self.port_flag, str(self.port),
-            "--admin-port", str(self.admin_port), "--kubeconfig", str(kubeconfig), *flags,
+            self.admin_flag, str(self.admin_port), "--kubeconfig", str(kubeconfig), *flags,
         ]  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -96,6 +98,7 @@ class ExtenderProcess(NodewiseProcess):
 
     command = "extender"
     port_flag = "--port"
+    admin_flag = "--admin-port"
 
 
 class OperatorProcess(NodewiseProcess):
@@ -103,3 +106,4 @@ class OperatorProcess(NodewiseProcess):
 
     command = "operator"
     port_flag = "--channel-port"
+    admin_flag = "--port"

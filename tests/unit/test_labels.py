@@ -3,11 +3,19 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nodewise.core.labels import matches_term, node_class, told_archs, tolerates
+from nodewise.core.labels import Capacity, capacity, class_term, matches_term, node_class, told_archs, tolerates
 
 Json = dict[str, Any]
 
+BOARD = {
+    "kubernetes.io/arch": "amd64",
+    "feature.node.kubernetes.io/cpu-model.vendor_id": "Intel",
+    "feature.node.kubernetes.io/cpu-model.family": "6",
+    "feature.node.kubernetes.io/cpu-model.id": "143",
+}
 LABELS = {"kubernetes.io/arch": "arm64", "disk": "ssd", "cores": "8", "odd": "x"}
 
 
@@ -76,10 +84,64 @@ def test_a_toleration_without_value_covers_a_taint_without_value() -> None:
         ({"node.kubernetes.io/instance-type": "g5", "nvidia.com/gpu.product": "A10G"}, "g5/A10G"),
         ({"kubernetes.io/arch": "arm64"}, "arm64"),
         ({}, "unknown"),
+        # what says nothing of the machine, or nothing that its type does not say
+        ({"node.kubernetes.io/instance-type": "k3s", "kubernetes.io/arch": "arm64"}, "arm64"),
+        ({"node.kubernetes.io/instance-type": "g4ad.xlarge", "amd.com/gpu.product-name": "V520"}, "g4ad.xlarge"),
+        ({"node.kubernetes.io/instance-type": "m5", "karpenter.sh/capacity-type": "spot"}, "m5"),
+        ({"kubernetes.io/arch": "amd64", "feature.node.kubernetes.io/pci-0300_1a03.present": "true"}, "amd64"),
+        # machines without a type
+        (BOARD, "amd64-intel-6-143"),
+        ({**BOARD, "node.kubernetes.io/instance-type": "m7i.large"}, "m7i.large"),
+        ({**BOARD, "nvidia.com/gpu.product": "T4"}, "amd64/T4"),
+        ({**BOARD, "amd.com/gpu.product-name": "MI300X"}, "amd64-intel-6-143/MI300X"),
+        ({**BOARD, "feature.node.kubernetes.io/pci-0302_10de.present": "true"}, "amd64-intel-6-143/nvidia-gpu"),
     ],
 )
 def test_the_class_of_a_node(labels: dict[str, str], name: str) -> None:
     assert node_class(labels) == name
+
+
+SOME_LABELS = st.fixed_dictionaries(
+    {},
+    optional={
+        "nodewise.dev/node-class": st.sampled_from(["", "mine", "m5"]),
+        "node.kubernetes.io/instance-type": st.sampled_from(["", "m5", "k3s"]),
+        "kubernetes.io/arch": st.sampled_from(["amd64", "arm64"]),
+        "nvidia.com/gpu.product": st.sampled_from(["", "T4"]),
+        "amd.com/gpu.product-name": st.just("MI300X"),
+        "feature.node.kubernetes.io/cpu-model.vendor_id": st.sampled_from(["Intel", "AMD"]),
+        "feature.node.kubernetes.io/cpu-model.family": st.just("6"),
+        "feature.node.kubernetes.io/pci-0302_10de.present": st.sampled_from(["true", "false"]),
+        "karpenter.sh/capacity-type": st.sampled_from(["spot", "on-demand"]),
+    },
+)
+
+
+@given(SOME_LABELS, SOME_LABELS)
+def test_only_nodes_of_a_class_match_its_term(labels: dict[str, str], others: dict[str, str]) -> None:
+    term = class_term(labels)
+    assert matches_term(labels, "n", term)
+    assert matches_term(labels | {"kubernetes.io/hostname": "n2"}, "n2", term)
+    assert node_class(others) == node_class(labels) or not matches_term(others, "n", term)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ({}, Capacity.UNKNOWN),
+        ({"eks.amazonaws.com/capacityType": "SPOT"}, Capacity.SPOT),
+        ({"eks.amazonaws.com/capacityType": "ON_DEMAND"}, Capacity.ON_DEMAND),
+        ({"eks.amazonaws.com/capacityType": "CAPACITY_BLOCK"}, Capacity.UNKNOWN),
+        ({"karpenter.sh/capacity-type": "spot"}, Capacity.SPOT),
+        ({"karpenter.sh/capacity-type": "on-demand"}, Capacity.ON_DEMAND),
+        ({"cloud.google.com/gke-spot": "true"}, Capacity.SPOT),
+        ({"cloud.google.com/gke-preemptible": "true"}, Capacity.SPOT),
+        ({"kubernetes.azure.com/scalesetpriority": "spot"}, Capacity.SPOT),
+        ({"eks.amazonaws.com/capacityType": "ON_DEMAND", "karpenter.sh/capacity-type": "spot"}, Capacity.SPOT),
+    ],
+)
+def test_how_a_node_is_paid_for(labels: dict[str, str], kind: Capacity) -> None:
+    assert capacity(labels) is kind
 
 
 def required(*terms: Json) -> Json:

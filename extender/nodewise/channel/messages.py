@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from nodewise.core.estimator import Observation
+
 VERSION = 1
 
 
@@ -74,6 +76,18 @@ class ObservationRow(msgspec.Struct, frozen=True, kw_only=True):
     run: float
     slowdown: float
 
+    @classmethod
+    def of(cls, seen: Observation) -> ObservationRow:
+        """As it goes over the wire."""
+        return cls(
+            uid=seen.uid, workload=seen.workload, described=seen.described, node_class=seen.node_class, run=seen.run,
+            slowdown=seen.slowdown,
+        )  # fmt: skip
+
+    def observation(self) -> Observation:
+        """As it came from there."""
+        return Observation(self.uid, self.workload, self.described, self.node_class, self.run, self.slowdown)
+
 
 class PredictorUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """What an extender needs to hold the operator's estimator: all of it, or what came after a revision."""
@@ -119,3 +133,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     placement_policies: list[PolicyReport] = []
     dropped: int = 0
     predictor_revision: int = 0
+    observations: list[ObservationRow] = []
+    """What this extender saw finish and the operator did not tell of: it was not there, or has not learned it yet."""
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's reply to a report."""
+
+    known: list[str] = []
+    """Uids among the report's observations that were learned from before; the others follow as predictor updates."""

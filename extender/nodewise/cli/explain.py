@@ -15,7 +15,9 @@ from nodewise.cli.output import Format, OutputOption, console, document, number
 from nodewise.core.errors import UserError
 
 _TIMEOUT_S = 10.0
-_FACTS = ("namespace", "pod", "workload", "policy", "winner", "bound", "fallback", "neutral")
+_FACTS = (
+    "namespace", "pod", "workload", "placement_policy", "mode", "policy", "winner", "bound", "fallback", "neutral",
+)  # fmt: skip
 
 
 def command(
@@ -77,7 +79,7 @@ def show(told: Mapping[str, Any]) -> None:
     facts = Table.grid(padding=(0, 2))
     for label in _FACTS:
         if told.get(label):
-            facts.add_row(label, str(told[label]))
+            facts.add_row(label.replace("_", " "), str(told[label]))
     if not told.get("bound"):
         facts.add_row("bound", "not seen yet")
     console.print(facts)

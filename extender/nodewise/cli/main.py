@@ -22,6 +22,12 @@ COMMANDS = {
     "train": "Learn a policy in the simulator.",
     "export": "Write the policy of a training run as a bundle.",
     "bundle": "Show what a learned policy holds, or check that it would be served.",
+    "operator": "Watch a cluster: every pod's fate, how fast each kind of node is, what better placement is worth.",
+    "advise": "Say what better placement would have been worth, from what was recorded.",
+    "snapshot": "Write what was recorded of a cluster to one file.",
+    "data": "Look into the operator's store: inspect, stats, check, export.",
+    "profile": "Measure how fast each kind of node runs four parametric workloads.",
+    "crds": "Print the CustomResourceDefinitions.",
     "explain": "Say why a pod was placed where it is.",
     "bench": "Measure the extender, and the scheduler with and without it.",
 }

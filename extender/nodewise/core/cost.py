@@ -2,15 +2,18 @@
 
 cost of a pod = value × 0.1 × flow ÷ reference + value if late + energy × price + node-hours × price, where flow is the
 time from creation to the end (to the start, for a service), energy is what the pod draws above an idle node, and
-node-hours are the share of the node that its requests take for as long as it runs.
+node-hours are the share of the node that its requests take for as long as it runs. Each term counts as often as
+`CostRates.weights` says.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from nodewise.core.pods import NodeSpec
-from nodewise.core.types import CostRates, Floats, PodRequest
+from nodewise.core.types import ClusterView, CostRates, Floats, PodRequest, Weights
 
 _J_PER_KWH = 3.6e6
 _DELAY_SHARE = 0.1
@@ -19,17 +22,22 @@ _DELAY_SHARE = 0.1
 
 def delay_cents_per_s(rates: CostRates, sla: int) -> float:
     """What a second of delay of a pod of this SLA class costs."""
-    return rates.value_cents[sla] * _DELAY_SHARE / rates.reference_s
+    return rates.value_cents[sla] * _DELAY_SHARE / rates.reference_s * rates.weights.latency
 
 
 def late_cents(rates: CostRates, sla: int) -> float:
     """What missing its deadline costs a pod of this SLA class."""
-    return rates.value_cents[sla]
+    return rates.value_cents[sla] * rates.weights.sla
+
+
+def loss_cents(rates: CostRates, sla: int) -> float:
+    """Price of a node's loss for each replica of one owner that stands on it."""
+    return late_cents(rates, sla) * rates.node_loss_probability
 
 
 def energy_cents(rates: CostRates, joules: float | Floats) -> float | Floats:
     """Price of energy drawn by machines, facility overhead included."""
-    return joules * (rates.energy_cents_per_kwh * rates.overhead / _J_PER_KWH)
+    return joules * (rates.energy_cents_per_kwh * rates.overhead / _J_PER_KWH * rates.weights.energy)
 
 
 def dynamic_joules(
@@ -68,8 +76,22 @@ def realised_cents(
         delay_cents_per_s(rates, pod.sla) * flow_s
         + late_cents(rates, pod.sla) * late
         + energy_cents(rates, joules)
-        + node_cents(share, price_usd_per_h, run_s)
+        + node_cents(share, price_usd_per_h * rates.weights.cost, run_s)
     )
+
+
+def weighted(view: ClusterView, weights: Weights) -> ClusterView:
+    """The same cluster as one sees it to whom the objectives count for `weights`; `view` must have none of its own."""
+    if weights == view.rates.weights:
+        return view
+    if view.rates.weights != Weights():
+        raise ValueError("a view can be weighted once only")
+    nodes = replace(
+        view.nodes,
+        price_usd_per_h=view.nodes.price_usd_per_h * weights.cost,
+        resident_delay_cents_per_s=view.nodes.resident_delay_cents_per_s * weights.latency,
+    )
+    return replace(view, nodes=nodes, rates=replace(view.rates, weights=weights))
 
 
 def dominant_share(pod: PodRequest, node: NodeSpec) -> float:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,21 @@ class Observation:
     slowdown: float
     """Factor by which contention is believed to have stretched it."""
 
+    @property
+    def teaches(self) -> bool:
+        """Whether anything can be learned from it: a run that is not above zero and finite says nothing."""
+        return _teaches(self.run, self.slowdown)
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What the estimator knows of log run times, for those who draw from it; rows and columns as in `Beliefs`."""
+
+    log_mean: Floats  # [W, C] of a cell's median run, in log seconds, or log of seconds per expected second
+    mean_sd: Floats  # [W, C] how uncertain that is
+    noise_sd: Floats  # [W] of one run around its cell's median
+    observations: Floats  # [W, C]
+
 
 class RunTimeEstimator:
     """Mutable; `beliefs()` gives frozen tables. Not thread-safe: one owner feeds it."""
@@ -84,6 +100,7 @@ class RunTimeEstimator:
         self._col_factor = np.zeros((0, 1 + _RANK))  # [C, 1 + rank]: b_c, v_c
         self._row_var = np.zeros(0)  # [W] posterior variance of a_w
         self._col_var = np.zeros(0)  # [C] posterior variance of b_c
+        self._row_order = self._col_order = np.zeros(0, np.intp)  # by name, see `_grow`
         self._beliefs: Beliefs | None = None
 
     def row(self, pod: PodRequest) -> int:
@@ -94,6 +111,30 @@ class RunTimeEstimator:
         """`observe` by names, so that observations can be kept, sent and learned again elsewhere."""
         self.observe(self._row_of(seen.workload, seen.described), self.column(seen.node_class), seen.run, seen.slowdown)
 
+    def as_learned(self, seen: Observation) -> Observation:
+        """The observation under the workload whose row learns from it: no row is left for those that come late."""
+        key = (seen.workload, seen.described)
+        full = key not in self._workloads and len(self._workloads) >= self.settings.most_workloads
+        return replace(seen, workload="") if full else seen
+
+    def adopt(self, source: RunTimeEstimator) -> None:
+        """Believe what `source` does, in place: rows and columns that were given out keep their indices.
+
+        The beliefs of every workload of `source` on every class of it are then its own, bit for bit, and stay so while
+        both learn the same; of names that only this one knows nothing was seen. `source` is not changed.
+        """
+        made = RunTimeEstimator(self.settings)
+        made._workloads = {key: k for k, key in enumerate(dict.fromkeys([*self._workloads, *source._workloads]))}
+        made._classes = {name: k for k, name in enumerate(dict.fromkeys([*self._classes, *source._classes]))}
+        made._grow(len(made._workloads), len(made._classes))
+        rows = np.array([made._workloads[key] for key in source._workloads], np.intp)
+        columns = np.array([made._classes[name] for name in source._classes], np.intp)
+        cells = np.ix_(rows, columns)
+        made._count[cells], made._sum[cells], made._sum_sq[cells] = source._count, source._sum, source._sum_sq
+        made._row_factor[rows], made._row_var[rows] = source._row_factor, source._row_var
+        made._col_factor[columns], made._col_var[columns] = source._col_factor, source._col_var
+        vars(self).update(vars(made))
+
     def _row_of(self, workload: str, described: bool) -> int:
         key = (workload, described)
         found = self._workloads.get(key)
@@ -103,8 +144,6 @@ class RunTimeEstimator:
         if found is None:
             found = self._workloads[key] = len(self._workloads)
             self._grow(len(self._workloads), len(self._classes))
-            self._described[found] = key[1]
-            self._row_var = np.append(self._row_var, self._row_spread(found) ** 2)
         return found
 
     def column(self, node_class: str) -> int:
@@ -131,7 +170,7 @@ class RunTimeEstimator:
         `run` in seconds, or in seconds per expected second for a described row; `slowdown` is the factor by which
         contention is believed to have stretched it. Runs that are not above zero and finite are ignored.
         """
-        if not 0.0 < run < math.inf or not 0.0 < slowdown < math.inf:
+        if not _teaches(run, slowdown):
             return
         y = min(max(math.log(run) - math.log(slowdown), SHORTEST_LOG), LONGEST_LOG)
         keep = self.settings.decay
@@ -163,13 +202,21 @@ class RunTimeEstimator:
         self._sum_sq = wider(self._sum_sq, (rows, columns))
         self._row_factor = wider(self._row_factor, (rows, 1 + _RANK))
         self._col_factor = wider(self._col_factor, (columns, 1 + _RANK))
+        self._row_var = wider(self._row_var, (rows,))
+        self._col_var = wider(self._col_var, (columns,), self.settings.class_spread**2)
         # Small directions break the symmetry u = v = 0, at which neither half-step could leave zero. They come from the
         # names, so that the order in which things were first seen changes no belief.
-        for k, (workload, described) in list(enumerate(self._workloads))[old_rows:]:
+        for k, (workload, described) in islice(enumerate(self._workloads), old_rows, None):
             self._row_factor[k, 1:] = _direction(f"{workload} {described}")
-        for k, node_class in list(enumerate(self._classes))[old_columns:]:
+            self._described[k] = described
+            self._row_var[k] = self._row_spread(k) ** 2
+        for k, node_class in islice(enumerate(self._classes), old_columns, None):
             self._col_factor[k, 1:] = _direction(node_class)
-        self._col_var = wider(self._col_var, (columns,), self.settings.class_spread**2)
+        # Sums run in the order of the names, for the same reason: they then round alike, however rows are numbered.
+        if rows > old_rows:
+            self._row_order = np.array(sorted(range(rows), key=list(self._workloads).__getitem__), np.intp)
+        if columns > old_columns:
+            self._col_order = np.array(sorted(range(columns), key=list(self._classes).__getitem__), np.intp)
         self._beliefs = None
 
     def _row_spread(self, row: int) -> float:
@@ -185,42 +232,54 @@ class RunTimeEstimator:
 
     def _solve_row(self, row: int) -> None:
         prior = self._prior_log()[row]
-        seen = self._count[row] > 0
-        basis = np.concatenate([np.ones((seen.sum(), 1)), self._col_factor[seen, 1:]], axis=1)
+        seen = self._col_order[self._count[row, self._col_order] > 0]
+        basis = np.concatenate([np.ones((len(seen), 1)), self._col_factor[seen, 1:]], axis=1)
         target = self._sum[row, seen] / self._count[row, seen] - prior - self._col_factor[seen, 0]
         spread = (self._row_spread(row), *(1.0,) * _RANK)
         self._row_factor[row], self._row_var[row] = _ridge(basis, target, self._weights(self._count[row, seen]), spread)
 
     def _solve_column(self, column: int) -> None:
         prior = self._prior_log()
-        seen = self._count[:, column] > 0
-        basis = np.concatenate([np.ones((seen.sum(), 1)), self._row_factor[seen, 1:]], axis=1)
+        seen = self._row_order[self._count[self._row_order, column] > 0]
+        basis = np.concatenate([np.ones((len(seen), 1)), self._row_factor[seen, 1:]], axis=1)
         target = self._sum[seen, column] / self._count[seen, column] - prior[seen] - self._row_factor[seen, 0]
         spread = (self.settings.class_spread, *(self.settings.affinity_spread,) * _RANK)
         weights = self._weights(self._count[seen, column])
         self._col_factor[column], self._col_var[column] = _ridge(basis, target, weights, spread)
 
-    def _tables(self) -> Beliefs:
+    def posterior(self) -> Posterior:
+        """What is known of the cells' means apart from the scatter of single runs, which `beliefs` puts together."""
+        log_mean, mean_var, noise_var = self._moments()
+        return Posterior(log_mean, np.sqrt(mean_var), np.sqrt(noise_var[:, 0]), self._count.copy())
+
+    def _moments(self) -> tuple[Floats, Floats, Floats]:
+        """Of log run times: posterior mean and variance of each cell's mean [W, C], variance of one run [W, 1]."""
         s = self.settings
+        by_name = self._col_order
+        in_row = _total(self._count[:, by_name].T)[:, None]  # [W, 1]
+        in_column = _total(self._count[self._row_order])  # [C]
         # What nothing was seen of has a direction but no affinity yet.
-        rows = self._row_factor[:, 1:] * (self._count.sum(axis=1, keepdims=True) > 0)
-        columns = self._col_factor[:, 1:] * (self._count.sum(axis=0)[:, None] > 0)
-        low_rank = (
-            self._prior_log()[:, None] + self._row_factor[:, :1] + self._col_factor[:, 0][None, :] + rows @ columns.T
-        )  # [W, C]
+        rows, columns = self._row_factor[:, 1:] * (in_row > 0), self._col_factor[:, 1:] * (in_column[:, None] > 0)
+        affinity = sum(np.multiply.outer(rows[:, k], columns[:, k]) for k in range(_RANK))
+        low_rank = self._prior_log()[:, None] + self._row_factor[:, :1] + self._col_factor[:, 0] + affinity  # [W, C]
         # Ignorance of the affinity part vanishes as a cell's row and column fill up.
-        evidence = self._count.sum(axis=1)[:, None] + self._count.sum(axis=0)[None, :]
+        evidence = in_row + in_column
         prior_var = (
             self._row_var[:, None] + self._col_var[None, :] + s.cell_spread**2 + s.affinity_spread**2 / (1.0 + evidence)
         )
-        noise_var = (s.noise_weight * s.noise**2 + self._sum_sq.sum(axis=1, keepdims=True)) / (
-            s.noise_weight + np.maximum(self._count - 1.0, 0.0).sum(axis=1, keepdims=True)
+        scatter, beyond_one = self._sum_sq[:, by_name], np.maximum(self._count[:, by_name] - 1.0, 0.0)
+        noise_var = (s.noise_weight * s.noise**2 + _total(scatter.T)[:, None]) / (
+            s.noise_weight + _total(beyond_one.T)[:, None]
         )  # [W, 1] of a single run
         with np.errstate(divide="ignore", invalid="ignore"):
             own = np.where(self._count > 0, self._sum / self._count, 0.0)
         data_precision = self._count / noise_var
         mean_var = 1.0 / (1.0 / prior_var + data_precision)
         log_mean = mean_var * (low_rank / prior_var + own * data_precision)
+        return log_mean, mean_var, noise_var
+
+    def _tables(self) -> Beliefs:
+        log_mean, mean_var, noise_var = self._moments()
         var = np.minimum(noise_var + mean_var, MOST_VAR)
         # Mean of the log-normal with the scatter of single runs only: adding our ignorance of the mean would make an
         # unknown class look slow (and never tried) merely because it is unknown.
@@ -247,7 +306,7 @@ class RunTimeEstimator:
         made = cls(settings)
         made._workloads = {(str(w), bool(d)): k for k, (w, d) in enumerate(state["workloads"])}
         made._classes = {str(c): k for k, c in enumerate(state["classes"])}
-        made._described = np.array([d for _, d in made._workloads], bool)
+        made._grow(len(made._workloads), len(made._classes))
         shape = (len(made._workloads), len(made._classes))
         for name in ("count", "sum", "sum_sq"):
             setattr(made, f"_{name}", np.array(state[name], float).reshape(shape))
@@ -255,6 +314,9 @@ class RunTimeEstimator:
         made._col_factor = np.array(state["col_factor"], float).reshape(shape[1], 1 + _RANK)
         made._row_var = np.array(state["row_var"], float).reshape(shape[0])
         made._col_var = np.array(state["col_var"], float).reshape(shape[1])
+        factors = (made._row_factor, made._col_factor, made._row_var, made._col_var)
+        if not all(np.isfinite(table).all() for table in (made._count, made._sum, made._sum_sq, *factors)):
+            raise ValueError("the state of an estimator has numbers that are not finite")
         return made
 
 
@@ -263,6 +325,15 @@ def row_key(pod: PodRequest) -> tuple[str, bool]:
     if not TREATMENTS[pod.kind].ends:
         return "", False  # no run time exists: all share the row of the unknown
     return pod.workload, not math.isnan(pod.expected_run_s)
+
+
+def _teaches(run: float, slowdown: float) -> bool:
+    return 0.0 < run < math.inf and 0.0 < slowdown < math.inf
+
+
+def _total(cells: Floats) -> Floats:
+    """Sum over the first axis, one after the other: empty rows, anywhere, change no bit of it."""
+    return np.cumsum(cells, axis=0)[-1] if len(cells) else np.zeros(cells.shape[1:])
 
 
 def _direction(name: str) -> Floats:

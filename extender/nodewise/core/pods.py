@@ -14,6 +14,7 @@ from typing import Any
 from nodewise.core import labels as lb
 from nodewise.core.annotations import Hints, hints
 from nodewise.core.kinds import controller, is_pinned, kind_of
+from nodewise.core.machines import SPOT_PRICE_FACTOR, machine
 from nodewise.core.requests import GPU_RESOURCES, asks_for_all, pod_requests
 from nodewise.core.types import UNKNOWN_S, PodRequest
 from nodewise.core.units import epoch_s, milli, whole
@@ -160,38 +161,68 @@ class NodeSpec:
     price_usd_per_h: float = 0.0
     idle_w: float = 0.0
     peak_w: float = 0.0
+    price_source: str = ""
+    """Where the price comes from; empty if nobody knows it, and then it is 0."""
+    power_source: str = ""
+    """Where the watts come from; empty if nobody knows them, and then they are 0."""
 
 
-def node_spec(node: Json) -> NodeSpec:
+def node_spec(node: Json, spot_price_factor: float = SPOT_PRICE_FACTOR) -> NodeSpec:
     """Read one v1.Node.
 
-    Price and power come from the annotations `nodewise.dev/price-usd-per-hour`, `nodewise.dev/idle-watts` and
-    `nodewise.dev/peak-watts`, and are 0 (unknown) without them.
+    Price and power come from the annotations `nodewise.dev/price-usd-per-hour` (what is paid, also for a spot node) and
+    `nodewise.dev/idle-watts`, `nodewise.dev/peak-watts` (a pair: one without the other leaves that 0); without a number
+    there, from what is published of its machine type (`nodewise.core.machines`), which `spot_price_factor` is for; else
+    they are 0 (unknown).
     """
     meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     labels, room = meta.get("labels") or {}, status.get("allocatable") or {}
-    told = meta.get("annotations") or {}
+    cpu_milli = milli(room.get("cpu", 0))
+    price, price_source, idle_w, peak_w, power_source = _economics(
+        labels, meta.get("annotations") or {}, cpu_milli, spot_price_factor
+    )
     return NodeSpec(
         name=meta["name"],
         node_class=lb.node_class(labels),
         arch=labels.get(lb.ARCH) or (status.get("nodeInfo") or {}).get("architecture") or "",
         zone=labels.get(lb.ZONE) or "",
-        cpu_allocatable_milli=milli(room.get("cpu", 0)),
+        cpu_allocatable_milli=cpu_milli,
         memory_allocatable_bytes=whole(room.get("memory", 0)),
         gpus_allocatable_milli=sum(milli(room[g]) for g in GPU_RESOURCES if g in room),
         pods_allocatable=whole(room.get("pods", 110)),
         labels=labels,
         taints=tuple(spec.get("taints") or ()),
         unschedulable=bool(spec.get("unschedulable")),
-        price_usd_per_h=_positive(told.get("nodewise.dev/price-usd-per-hour")),
-        idle_w=_positive(told.get("nodewise.dev/idle-watts")),
-        peak_w=_positive(told.get("nodewise.dev/peak-watts")),
+        price_usd_per_h=price,
+        idle_w=idle_w,
+        peak_w=peak_w,
+        price_source=price_source,
+        power_source=power_source,
     )
 
 
-def _positive(text: str | None) -> float:
+_PRICE, _IDLE, _PEAK = (f"nodewise.dev/{name}" for name in ("price-usd-per-hour", "idle-watts", "peak-watts"))
+
+
+def _economics(
+    labels: Mapping[str, str], told: Json, cpu_milli: float, spot_price_factor: float
+) -> tuple[float, str, float, float, str]:
+    """USD an hour and its source, idle and peak watts and their source."""
+    price, idle_w, peak_w = (_number(told.get(name)) for name in (_PRICE, _IDLE, _PEAK))
+    powered = idle_w is not None or peak_w is not None
+    if price is not None and powered:
+        return price, f"annotation {_PRICE}", idle_w or 0.0, peak_w or 0.0, f"annotations {_IDLE}, {_PEAK}"
+    known = machine(labels, cpu_milli / 1000.0, spot_price_factor)
+    cost = (known.price_usd_per_h, known.price_source) if price is None else (price, f"annotation {_PRICE}")
+    if powered:
+        return *cost, idle_w or 0.0, peak_w or 0.0, f"annotations {_IDLE}, {_PEAK}"
+    return *cost, known.idle_w, known.peak_w, known.power_source
+
+
+def _number(text: str | None) -> float | None:
+    """What an annotation says; None for anything but a finite number from 0 on."""
     try:
-        value = float(text or 0.0)
+        value = float(text or "nan")
     except ValueError:
-        return 0.0
-    return value if 0.0 < value < math.inf else 0.0
+        return None
+    return value if 0.0 <= value < math.inf else None

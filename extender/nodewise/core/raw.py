@@ -153,7 +153,7 @@ def _pod(pod: PodRequest, view: ClusterView, has_end: bool) -> Pod:
         late_cents=cost.late_cents(rates, pod.sla),
         contention=rates.contention,
         energy_cents_per_j=cost.energy_cents(rates, 1.0),
-        loss_cents=rates.value_cents[pod.sla] * rates.node_loss_probability,
+        loss_cents=cost.loss_cents(rates, pod.sla),
     )
 
 

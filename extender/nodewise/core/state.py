@@ -354,6 +354,7 @@ class ClusterState:
     def _table(self, now_s: float, beliefs: Beliefs) -> NodeTable:
         if self._static is None:
             self._static = tb.statics(self._specs, self.estimator.column)
+            self._static["price_usd_per_h"] *= self.rates.weights.cost
         if self._sums is None:
             self._sums = tb.sums(self._residents, self._static, self._delay_rate, fifo=self._fifo)
         elif self._stale:

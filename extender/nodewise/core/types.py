@@ -132,6 +132,19 @@ class Beliefs:
 
 
 @dataclass(frozen=True, slots=True)
+class Weights:
+    """What the objectives count for, beside each other: factors of the terms of the one cost function, 0 or more."""
+
+    latency: float = 1.0
+    """Of delay: the pod's own, and what it causes to the residents of its node."""
+    sla: float = 1.0
+    """Of missed deadlines, and of losing several replicas with one node."""
+    energy: float = 1.0
+    cost: float = 1.0
+    """Of the room taken on nodes that have a price."""
+
+
+@dataclass(frozen=True, slots=True)
 class CostRates:
     """Prices of the one cost function (`nodewise.core.cost`), in US cents."""
 
@@ -147,6 +160,8 @@ class CostRates:
     """Believed slowdown of a pod on a node whose co-residents request all of its CPU. A guess, to be learned."""
     node_loss_probability: float = 0.02
     """Believed chance that a node is lost while a pod that must not fail runs on it; prices correlated loss."""
+    weights: Weights = Weights()
+    """Prices in a `NodeTable` (of nodes, of its residents' delay) are weighted already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
-from nodewise.extender.service import Service
+from nodewise.extender.telemetry import Telemetry
 from nodewise.extender.warm_up import warm_up
 from nodewise.policies import DEFAULT
 from nodewise.policies.learned import load
@@ -17,6 +18,23 @@ from nodewise.policies.learned import load
 log = logging.getLogger(__name__)
 
 _Stamp = tuple[tuple[str | int, ...], ...]
+
+
+class Served(Protocol):
+    """Where a bundle decides."""
+
+    refused: str
+    """Why the bundle that should decide does not; empty if it does."""
+    telemetry: Telemetry
+
+    @property
+    def policy(self) -> Policy:
+        """What decides now."""
+        ...
+
+    def use(self, policy: Policy) -> None:
+        """Let `policy` decide from the next request on."""
+        ...
 
 
 class BundleWatch:
@@ -42,37 +60,48 @@ class BundleWatch:
         news, self._told = self._told != self._seen, self._seen
         return news
 
-    async def run(self, service: Service) -> None:
-        """Look for ever, and let `service` use what is found."""
+    async def run(self, served: Served) -> None:
+        """Look for ever, and let `served` use what is found."""
         threads = ThreadPoolExecutor(1, thread_name_prefix="bundle")  # asyncio's own would be waited for in the end
         try:
             while True:
                 await asyncio.sleep(self._poll_s)
-                await self._look(service, threads)
+                await self.look(served, threads)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _look(self, service: Service, threads: ThreadPoolExecutor) -> None:
-        loop = asyncio.get_running_loop()
-        stamp = await loop.run_in_executor(threads, _stamp, self.folder)
+    async def begin(self, served: Served, threads: ThreadPoolExecutor) -> None:
+        """Load what lies there now."""
+        policy = await self._loaded(served, threads, self._seen)
+        if policy is not None:
+            served.use(policy)
+
+    async def look(self, served: Served, threads: ThreadPoolExecutor) -> None:
+        """Load what lies there if it is new and at rest."""
+        stamp = await asyncio.get_running_loop().run_in_executor(threads, _stamp, self.folder)
         settled, self._seen = stamp == self._seen, stamp
         if not settled or stamp == self._tried:
             return
+        policy = await self._loaded(served, threads, stamp)
+        if policy is not None and policy.digest != served.policy.digest:
+            served.telemetry.bundles.labels("served").inc()
+            log.info("%s decides from now on, instead of %s", policy.digest, served.policy.digest)
+            served.use(policy)
+
+    async def _loaded(self, served: Served, threads: ThreadPoolExecutor, stamp: _Stamp) -> Policy | None:
+        """What lies there, if it is good."""
         try:
-            policy = await loop.run_in_executor(threads, _ready, self.folder)
+            policy = await asyncio.get_running_loop().run_in_executor(threads, _ready, self.folder)
         except Exception as error:  # noqa: BLE001  whatever lies there, the last good one keeps deciding
             why = reason(error, self.folder)
             if self.refuse(error):
-                service.telemetry.bundles.labels("refused").inc()
-            if why != service.refused:
-                log.error("the new bundle is refused, so %s still decides: %s", service.policy.digest, why)
-            service.refused = why
-            return
-        self._tried, self._told, service.refused = stamp, None, ""
-        if policy.digest != service.policy.digest:
-            service.telemetry.bundles.labels("served").inc()
-            log.info("%s decides from now on, instead of %s", policy.digest, service.policy.digest)
-            service.use(policy)
+                served.telemetry.bundles.labels("refused").inc()
+            if why != served.refused:
+                log.error("the new bundle is refused, so %s still decides: %s", served.policy.digest, why)
+            served.refused = why
+            return None
+        self._tried, self._told, served.refused = stamp, None, ""
+        return policy
 
 
 def reason(error: Exception, folder: Path) -> str:

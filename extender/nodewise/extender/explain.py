@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from nodewise.core.columns import COLUMNS, arguments, features
 from nodewise.core.decide import REFUSED, WHY
 from nodewise.core.raw import raw
 from nodewise.core.reply import best
-from nodewise.core.types import ClusterView, Decision, Floats, Rows
+from nodewise.core.types import ClusterView, Decision, Fallback, Floats, Rows, Weights
+from nodewise.kube.placement import Mode
 from nodewise.policies.economic import ECONOMIC, TERMS
 
 SHOWN = 10
@@ -26,16 +28,19 @@ _REASONS = {
 
 
 def explain(
-    decision: Decision, view: ClusterView | None, names: Sequence[str], bound: str = "", columns: Sequence[str] = ()
-) -> dict[str, Any]:
+    decision: Decision, view: ClusterView | None, names: Sequence[str], bound: str = "", columns: Sequence[str] = (),
+    mode: Mode = Mode.ACTIVE, placement_policy: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """What `/explain` answers, as plain JSON.
 
     `names` gives the name of each row, `bound` the node that the scheduler chose (empty: not seen), `columns` are those
     that a learned policy looks at. Without a `view` (a decision too old to be recomputed) there are scores only.
     `believed_cents` is the believed cost of each candidate whatever policy scored: for `economic` it is the score.
     `correction_cents` is what a learned policy adds to it: score = correction - believed cost. It may add anything to
-    all candidates alike, so only differences of corrections mean something.
+    all candidates alike, so only differences of corrections mean something. All cents are weighted by `weights`, which
+    are told where they are not all 1: those of the `placement_policy` that applied, if one did.
     """
+    weights = view.rates.weights if view is not None else Weights()
     winner = names[decision.winner] if decision.winner >= 0 else None
     economic = _economic_winner(decision, view, names)
     order = np.lexsort((decision.candidates != decision.winner, -decision.scores))
@@ -48,6 +53,9 @@ def explain(
         "winner": winner,
         "bound": bound or None,
         "agreed": bound == winner if bound and winner else None,
+        "mode": mode.value,
+        "placement_policy": placement_policy or None,
+        "weights": asdict(weights) if weights != Weights() else None,
         "policy": decision.policy,
         "digest": decision.digest,
         "economic_winner": economic,
@@ -58,7 +66,7 @@ def explain(
         "reply": dict(decision.reply),
         "candidates_seen": len(decision.candidates),
         "candidates": by_rank,
-        "words": _words(decision, by_rank, bound, economic),
+        "words": _words(decision, by_rank, bound, economic, weights, mode, placement_policy),
     }
 
 
@@ -105,10 +113,16 @@ def _candidates(
     return out
 
 
-def _words(decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str, economic: str | None) -> str:
+def _words(
+    decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str, economic: str | None, weights: Weights,
+    mode: Mode, placement_policy: str,
+) -> str:  # fmt: skip
     pod = decision.pod.name
+    whose = f"PlacementPolicy {placement_policy}" if placement_policy else "--default-mode"
     if decision.neutral or not by_rank:
         reason = _REASONS.get(decision.neutral, decision.neutral or "no candidate")
+        if not mode.decides:
+            reason = f"{whose} says {mode}"
         return f"{pod}: no opinion ({reason}); the scheduler's own ranking decided" + (
             f" for {bound}." if bound else "."
         )
@@ -125,7 +139,15 @@ def _words(decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str,
     if decision.fallback:
         refused = decision.notes.get(REFUSED, "the policy")
         text += f" ({decision.policy} decided, because {refused} did not: {decision.fallback.value}"
-        text += f", {decision.notes[WHY]}.)" if decision.notes.get(WHY) else ".)"
+        text += f", {decision.notes[WHY]}" if decision.notes.get(WHY) else ""
+        if decision.fallback is Fallback.OUT_OF_RANGE and weights != Weights():
+            text += " with all weights 1"
+        text += ".)"
+    if mode is Mode.SHADOW:
+        text += f" The scheduler was not told ({whose} says shadow)"
+        return text + (f", and bound it to {'the same node' if bound == first['node'] else bound}." if bound else ".")
+    if placement_policy:
+        text += f" PlacementPolicy {placement_policy} applied."
     if bound and bound != first["node"]:
         text += f" The scheduler bound it to {bound} instead: what the pod's author prefers, or room, outweighed us."
     return text

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from nodewise.core.types import Beliefs, ClusterView, Decision, PodRequest
+from nodewise.kube.placement import Mode
 
 _VIEW_BYTES_PER_NODE = 200  # some 25 columns of float64; those that only nodes change are shared
 
@@ -24,6 +25,12 @@ class Record:
     latency_us: float = 0.0
     bound: str = ""
     """The node that the pod was bound to; empty if that was not seen yet."""
+    mode: Mode = Mode.ACTIVE
+    """What became of the reply: only in `active` was it given."""
+    placement_policy: str = ""
+    """The PlacementPolicy that applied; empty if none did."""
+    columns: tuple[str, ...] = ()
+    """What the policy that was asked looks at, by name."""
 
 
 class Records:

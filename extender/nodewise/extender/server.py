@@ -29,12 +29,15 @@ from nodewise.extender.admin import admin_app
 from nodewise.extender.bundle_watch import BundleWatch, reason
 from nodewise.extender.front import Front
 from nodewise.extender.journal import Journal
+from nodewise.extender.link import link
+from nodewise.extender.placement_watch import PlacementWatch
 from nodewise.extender.service import Service
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.extender.warm_up import warm_up
 from nodewise.kube import api as kube
 from nodewise.kube.cache import SeenNode, SeenPod, seen_node, seen_pod
 from nodewise.kube.informer import Informer
+from nodewise.kube.overrides import OverrideWatch
 from nodewise.policies.learned import load
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ STARTING, READY, REFUSED = b"s", b"r", b"!"
 AGAIN = "again"
 """The guard's word for: a child before this one has served, so a bad bundle must not keep this one from it."""
 
+_PLACEMENT_S = 2.0
+"""Until PlacementPolicies are read there is no opinion; an extender that says it is ready should have one."""
 _SYNC_POLL_S = 0.01
 """While the lists are read: the guard must hear soon that its patience may end."""
 
@@ -99,22 +104,31 @@ async def running(settings: ExtenderSettings, *, again: bool = False) -> AsyncIt
         api = await kube.connect(settings.kubeconfig)
         stack.push_async_callback(api.close)
         warm_up(policy, rule)
-        journal = Journal(settings.journal) if settings.journal else None
-        service = Service(settings, policy, rule, ClusterState(RunTimeEstimator()), journal)
+        state = ClusterState(RunTimeEstimator())
+        to_operator = link(settings, state)
+        if to_operator:
+            stack.callback(to_operator.spool.close)
+        spool = to_operator.spool if to_operator else None
+        journal = Journal(settings.journal, spool=spool) if settings.journal or spool else None
+        service = Service(settings, policy, rule, state, journal)
         service.refused = refused
         stack.callback(service.close)
         cache = service.cache
         nodes = Informer(kube.node_call(api), seen_node, cache.replace_nodes, cache.node_event, name="nodes")
         project = partial(seen_pod, scheduler_name=settings.scheduler_name)
         pods = Informer(kube.pod_call(api), project, cache.replace_pods, cache.pod_event, name="pods")
+        placement = PlacementWatch(api, service)
         service.unready = partial(_unready, (nodes, pods), settings.stale_after_s)
         for informer in (nodes, pods):
             _watch_gauges(service, informer)
-        servers = [_uvicorn(Front(service, pods.wait_for)), _uvicorn(admin_app(service, watch))]
+        servers = [_uvicorn(Front(service, pods.wait_for)), _uvicorn(admin_app(service, watch, placement))]
         jobs = [
-            _watch(nodes, pods),
+            _watch(nodes, pods, placement),
+            placement.run(),
+            OverrideWatch(api, cache.replace_overrides).run(),
             _keep(service),
             *([watch.run(service)] if watch else []),
+            *([to_operator.run(service)] if to_operator else []),
             *(server.serve([sock]) for server, sock in zip(servers, sockets, strict=True)),
         ]
         tasks = [asyncio.create_task(job) for job in jobs]
@@ -227,11 +241,12 @@ def _uvicorn(app: Callable[..., Any]) -> _Uvicorn:
     )
 
 
-async def _watch(nodes: Informer[SeenNode], pods: Informer[SeenPod]) -> None:
-    """Nodes first: what pods teach depends on where they run."""
+async def _watch(nodes: Informer[SeenNode], pods: Informer[SeenPod], placement: PlacementWatch) -> None:
+    """Nodes first: what pods teach depends on where they run. PlacementPolicies are waited for, but not for long."""
     async with asyncio.TaskGroup() as group:
         group.create_task(nodes.run())
         await nodes.synced.wait()
+        await placement.wait(_PLACEMENT_S)
         group.create_task(pods.run())
 
 

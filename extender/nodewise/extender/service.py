@@ -10,16 +10,22 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from nodewise.channel.messages import Report
+from nodewise.core import cost
 from nodewise.core.pods import pod_request
 from nodewise.core.state import ClusterState
 from nodewise.core.types import Decision, Fallback, PodRequest, Policy
 from nodewise.extender import wire
 from nodewise.extender.ask import Asker
 from nodewise.extender.journal import Journal
+from nodewise.extender.modes import Applied, Modes
+from nodewise.extender.placement import Courses
 from nodewise.extender.records import Record, Records
+from nodewise.extender.rows import columns_of
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.extender.telemetry import Telemetry
 from nodewise.kube.cache import Cache, is_ours, without_claims
+from nodewise.kube.placement import Mode
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,8 @@ class Service:
         self.unready: Callable[[], str] = lambda: "starting"  # why no opinion may be given now; empty if it may
         self.refused = ""  # why the bundle that should decide does not; empty if it does
         self._asker = Asker(policy, rule, settings.deadline_ms / 1000.0)
+        self.courses = Courses(settings, self._asker, self.telemetry)
+        self.modes = Modes(Mode(settings.default_mode), lambda: self.courses.follow(self.modes.policies))
         self.telemetry.decides(policy)
         self._gauges()
 
@@ -80,18 +88,25 @@ class Service:
         if not ours:
             self._count("prioritize", "not-ours", begin_s)
             return NEUTRAL
-        for reason in hints.ignored:
-            self.telemetry.ignored_hints.labels(reason).inc()
         try:
-            record = await self._decide(request, args.names(), now_s)
-            body = wire.write_prioritize(record.decision.reply)
+            applied = self.modes.of(request.namespace, args.pod["metadata"].get("labels") or {})
+            if not applied.mode.decides:
+                self._stand_aside(request, applied, now_s)
+                self._count("prioritize", applied.mode.value, begin_s)
+                return NEUTRAL
+            for reason in hints.ignored:
+                self.telemetry.ignored_hints.labels(reason).inc()
+            record = await self._decide(request, args.names(), now_s, applied)
+            shadow = applied.mode is Mode.SHADOW
+            body = wire.NEUTRAL if shadow else wire.write_prioritize(record.decision.reply)
             record.latency_us = (time.perf_counter() - begin_s) * 1e6
             self._remember(record)
         except Exception:
             self._count("prioritize", "error", begin_s)
             log.exception("no opinion on pod %s/%s, because of an error of ours", request.namespace, request.name)
             return NEUTRAL
-        self._count("prioritize", "neutral" if record.decision.neutral else "scored", begin_s)
+        said = "shadow" if shadow else "scored"
+        self._count("prioritize", "neutral" if record.decision.neutral else said, begin_s)
         return Reply(200, body)
 
     def filter(self, body: bytes) -> Reply:
@@ -113,10 +128,15 @@ class Service:
         self.telemetry.requests.labels(verb, outcome).inc()
         return NEUTRAL if verb == "prioritize" else Reply(413, b'{"error":"the body is too long"}')
 
-    async def _decide(self, request: PodRequest, names: Sequence[str], now_s: float) -> Record:
-        unready = self.unready()
+    async def _decide(self, request: PodRequest, names: Sequence[str], now_s: float, applied: Applied) -> Record:
+        told = applied.policy
+        course = self.courses.get(told.name) if told else None
+        asker = course.asker if course else self._asker
+        name = told.name if told else ""
+        unready = self.unready() or applied.unsure
         if unready:
-            return Record(self._silent(request, unready), None, (), now_s)
+            silent = self._silent(request, unready, asker.policy)
+            return Record(silent, None, (), now_s, mode=applied.mode, placement_policy=name)
         state = self.cache.state
         self.cache.expire(now_s)
         self.cache.ask(request)
@@ -124,20 +144,32 @@ class Service:
         if len(rows) < len(names):
             self.telemetry.unknown_nodes.inc(len(set(names)) - len(rows))
         view = state.view(request, now_s)
+        if told:
+            view = cost.weighted(view, told.weights)
         state.sequence += 1
         winner = ""
         try:
-            decision = await self._asker.decide(request, view, rows)
-            winner = view.nodes.name[decision.winner] if decision.winner >= 0 else ""
+            decision = await asker.decide(request, view, rows)
+            if applied.mode is Mode.ACTIVE and decision.winner >= 0:
+                winner = view.nodes.name[decision.winner]
         finally:
             if self.cache.settle(request, winner, now_s + self.settings.assumed_ttl_s):
                 self.telemetry.assumed.inc()
-        return Record(decision, view, view.nodes.name, now_s, view.sequence)
+        record = Record(decision, view, view.nodes.name, now_s, view.sequence, mode=applied.mode, placement_policy=name)
+        record.columns = columns_of(asker.policy)
+        return record
 
-    def _silent(self, request: PodRequest, reason: str) -> Decision:
+    def _stand_aside(self, request: PodRequest, applied: Applied, now_s: float) -> None:
+        """Nothing is decided, counted or journaled; `explain` can say why."""
+        self.cache.ask(request)  # it is nowhere now, whatever was assumed before
+        self.cache.settle(request, "", now_s)
+        silent, name = self._silent(request, f"mode:{applied.mode}", self.policy), applied.policy
+        self.records.add(Record(silent, None, (), now_s, mode=applied.mode, placement_policy=name.name if name else ""))
+
+    def _silent(self, request: PodRequest, reason: str, policy: Policy) -> Decision:
         return Decision(
             pod=request, candidates=np.zeros(0, np.int64), scores=np.zeros(0, np.float32), reply=(), winner=-1,
-            propensities=np.zeros(0), policy=self.policy.name, digest=self.policy.digest, fallback=Fallback.NONE,
+            propensities=np.zeros(0), policy=policy.name, digest=policy.digest, fallback=Fallback.NONE,
             neutral=reason,
         )  # fmt: skip
 
@@ -149,18 +181,21 @@ class Service:
             self.telemetry.decisions.labels(decision.policy).inc()
         if decision.fallback:
             self.telemetry.fallbacks.labels(decision.fallback.value).inc()
+        self.courses.decided(record)
         self.records.add(record)
         if self.journal is not None:
             self.journal.append(record)
 
     def _bound(self, request: PodRequest, node: str) -> None:
         record = self.records.bound(request, node)
-        if record is None:
-            how = "not-asked"  # one feasible node only, or decided before we started
+        if record is None or not record.mode.decides:
+            how = "not-asked"  # one feasible node only, or decided before we started, or none of our business
         elif record.decision.neutral:
             how = "neutral"
         else:
-            how = "winner" if record.names[record.decision.winner] == node else "other"
+            as_said = record.names[record.decision.winner] == node
+            how = "winner" if as_said else "other"
+            self.courses.bound(record, as_said=as_said)
         self.telemetry.bound.labels(how).inc()
 
     def _count(self, verb: str, outcome: str, begin_s: float) -> None:
@@ -179,8 +214,21 @@ class Service:
             gauge("journal_dropped", "Decisions that were not journaled", lambda: journal.dropped)
             gauge("journal_waiting", "Decisions that wait for the journal's writer", lambda: journal.waiting)
 
+    def report(self, extender: str = "", time_s: float | None = None) -> Report:
+        """What this extender says of itself; `extender` is the name that it has on the channel."""
+        return Report(
+            extender=extender,
+            time_s=time.time() if time_s is None else time_s,
+            policy=self.policy.name,
+            digest=self.policy.digest,
+            refused=self.refused,
+            placement_policies=self.courses.reports(),
+            dropped=self.journal.dropped if self.journal else 0,
+        )
+
     def close(self) -> None:
         """Write what is still to be journaled."""
+        self.courses.close()
         self._asker.close()
         if self.journal is not None:
             self.journal.close()

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nodewise import policies
+from nodewise.kube.placement import Mode
 
 
 class ExtenderSettings(BaseSettings):
@@ -36,7 +37,33 @@ class ExtenderSettings(BaseSettings):
         gt=0,
         description="Time between looks at that folder. A change is loaded once two looks have found the same files.",
     )
+    bundles: Path | None = Field(
+        None,
+        description="Folder whose folders are bundles; a PlacementPolicy chooses one of them by name. Each is watched "
+        "as that of --bundle is.",
+    )
+    default_mode: str = Field(
+        Mode.ACTIVE.value,
+        pattern=f"^({'|'.join(Mode)})$",
+        description="Mode of pods that no PlacementPolicy selects: active, shadow (decide and say nothing), advise or "
+        "off.",
+    )
     journal: Path | None = Field(None, description="File to which every decision is appended as a line of JSON.")
+    operator_url: str | None = Field(
+        None, description="Where the operator listens, https://HOST:PORT; decisions go there and run times come back."
+    )
+    operator_token_file: Path | None = Field(
+        None, description="File of the service-account token (audience nodewise-operator) that the operator asks for."
+    )
+    operator_ca_file: Path | None = Field(
+        None, description="File of the certificates that the operator's must be signed by; without it the system's."
+    )
+    spool: Path | None = Field(
+        None,
+        description="Folder that keeps decisions until the operator has them; without it they wait in memory, and end "
+        "with the extender.",
+    )
+    spool_mib: int = Field(64, gt=0, description="Size of that folder in MiB; when it is full the oldest go first.")
     scheduler_name: str = Field(
         "nodewise", description="Pods of this schedulerName are ours; others get no opinion. Empty: every pod is ours."
     )

@@ -1,4 +1,4 @@
-"""The connection to the API server, and the two list-and-watch calls that the extender needs."""
+"""The connection to the API server, and the list-and-watch calls that are needed."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 from aiohttp import ClientResponse
-from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api
+from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api, CustomObjectsApi
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from nodewise.core.errors import UserError
@@ -88,6 +88,17 @@ def pod_call(api: ApiClient, field_selector: str | None = None) -> Call:
     """List and watch the pods of all namespaces; `field_selector` is one of the three above, or None for every pod."""
     call: Call = CoreV1Api(api).list_pod_for_all_namespaces_without_preload_content
     return partial(call, field_selector=field_selector) if field_selector else call
+
+
+def namespace_call(api: ApiClient) -> Call:
+    """List and watch all namespaces."""
+    call: Call = CoreV1Api(api).list_namespace_without_preload_content
+    return call
+
+
+def custom_call(api: ApiClient, group: str, version: str, plural: str) -> Call:
+    """List and watch all objects of a cluster-scoped custom resource."""
+    return partial(CustomObjectsApi(api).list_cluster_custom_object_without_preload_content, group, version, plural)
 
 
 def _require_file(paths: str) -> None:

@@ -28,7 +28,7 @@ YIELD_EVERY_S = 0.002
 """The event loop also answers the scheduler: decoding never holds it for longer than this plus one object."""
 
 
-class _Gone(Exception):  # noqa: N818 (the name of the HTTP status)
+class Gone(Exception):  # noqa: N818 (the name of the HTTP status)
     """What we know is too old to continue from: list again."""
 
 
@@ -132,7 +132,7 @@ class Informer(Generic[T]):
                 else:
                     self.reconnects += 1
                 await self._watch()
-            except _Gone as gone:
+            except Gone as gone:
                 self.resource_version = None
                 self._expiries += 1
                 log.info("%s: listing again: %s", self.name, gone)
@@ -217,7 +217,7 @@ class Informer(Generic[T]):
                     _request_timeout=timeout_seconds + 60.0,  # the client's own default would end a watch at 300 s
                 )
                 if reply.status == 410:
-                    raise _Gone("HTTP 410 for the watch")
+                    raise Gone("HTTP 410 for the watch")
                 await self._require_ok(reply, "watch")
                 self.last_event_s = time.monotonic()  # the server still knows our resourceVersion: nothing was missed
                 loop, lines = asyncio.get_running_loop(), _Lines(self._max_line_bytes)
@@ -229,7 +229,7 @@ class Informer(Generic[T]):
         except _LongLine as long:
             self.errors["line_too_long"] += 1
             log.error("%s: %s", self.name, long)
-            raise _Gone(str(long)) from long
+            raise Gone(str(long)) from long
         except TimeoutError:
             if not silence.expired():
                 raise
@@ -252,12 +252,12 @@ class Informer(Generic[T]):
         except (msgspec.DecodeError, RecursionError, KeyError, TypeError, ValueError) as error:
             if self._unreadable_at == self.resource_version:  # the same place twice: not the wire's fault
                 self.errors["unreadable"] += 1
-                raise _Gone("an event cannot be read, again") from error
+                raise Gone("an event cannot be read, again") from error
             self._unreadable_at = self.resource_version
             raise _Failed("unreadable", f"a watch event cannot be read: {line[:80]!r}") from error
         if kind == "ERROR":
             if obj.get("code") == 410:
-                raise _Gone(obj.get("message") or "ERROR 410")
+                raise Gone(obj.get("message") or "ERROR 410")
             raise _Failed("server", f"the watch ended with {obj.get('code')}: {obj.get('message')}")
         if kind != "BOOKMARK":
             self._tell(kind, obj)

@@ -83,7 +83,7 @@ def flatten(world: World, rates: CostRates | None = None) -> Flat:
     node_f = np.array(
         [
             (n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable,
-             n.price_usd_per_h, n.idle_w, n.peak_w)
+             n.price_usd_per_h * rates.weights.cost, n.idle_w, n.peak_w)
             for n in world.nodes
         ]
     )  # fmt: skip
@@ -155,5 +155,5 @@ def _pod_f(pod: SimPod, rates: CostRates) -> tuple[float, ...]:
         r.created_s, r.deadline_s, r.cpu_milli, r.cpu_nonzero_milli, r.memory_bytes, r.memory_nonzero_bytes,
         r.gpus_milli, r.expected_run_s if told else 0.0, r.expected_run_s if told else 1.0, pod.sensitivity,
         cost.delay_cents_per_s(rates, r.sla), cost.late_cents(rates, r.sla),
-        rates.value_cents[r.sla] * rates.node_loss_probability, pod.noise, pod.noise_factor,
+        cost.loss_cents(rates, r.sla), pod.noise, pod.noise_factor,
     )  # fmt: skip

@@ -6,6 +6,7 @@ listens on 127.0.0.1 at free ports, lives in one temporary folder, and ends with
 
 from nodewise_simulator.controlplane.api import Api, ApiError
 from nodewise_simulator.controlplane.cluster import ControlPlane
+from nodewise_simulator.controlplane.commands import Exit, run_command
 from nodewise_simulator.controlplane.kubelet import FinishedPod, Kubelet
 from nodewise_simulator.controlplane.nodes import node, taint
 from nodewise_simulator.controlplane.pods import pod
@@ -19,6 +20,7 @@ __all__ = [
     "Api",
     "ApiError",
     "ControlPlane",
+    "Exit",
     "FinishedPod",
     "Kubelet",
     "Process",
@@ -31,6 +33,7 @@ __all__ = [
     "program",
     "program_version",
     "programs",
+    "run_command",
     "scheduler_config",
     "taint",
     "total",

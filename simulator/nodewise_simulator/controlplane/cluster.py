@@ -36,9 +36,15 @@ class ControlPlane:
     token: str
     """The admin's bearer token."""
 
-    def __init__(self, apiserver_args: Sequence[str] = ()) -> None:
-        """`apiserver_args` are added to kube-apiserver's command line, such as `--audit-log-path=…`."""
+    def __init__(self, apiserver_args: Sequence[str] = (), *, users: Sequence[str] = (), audit: bool = False) -> None:
+        """`apiserver_args` are added to kube-apiserver's command line.
+
+        `users` are known by a token of their own (`user_kubeconfig`) and may do nothing until somebody grants it; with
+        `audit` every finished request is noted (`audited`).
+        """
         self._apiserver_args = apiserver_args
+        self._tokens = {name: secrets.token_hex(16) for name in users}
+        self._audit = audit
         self._processes: list[Process] = []
 
     def __enter__(self) -> Self:
@@ -105,7 +111,8 @@ class ControlPlane:
         self.url = f"https://127.0.0.1:{port}"
         private, public = service_account_keys(self.folder)
         tokens = self.folder / "tokens.csv"
-        tokens.write_text(f'{self.token},admin,1,"system:masters"\n')
+        others = "".join(f"{token},{name},{name}\n" for name, token in self._tokens.items())
+        tokens.write_text(f'{self.token},admin,1,"system:masters"\n{others}')
         tokens.chmod(0o600)
         apiserver = self.start_process(
             "kube-apiserver",
@@ -120,10 +127,31 @@ class ControlPlane:
                 *("--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"),
                 # Without the controller manager there are no service accounts, and nobody lifts a new node's taint.
                 *("--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition"),
+                *(self._audit_args() if self._audit else ()),
                 *self._apiserver_args,
             ],
         )
         apiserver.wait_until(lambda: fetch(f"{self.url}/readyz", self.token) is not None)
+
+    def _audit_args(self) -> tuple[str, ...]:
+        policy = self.folder / "audit-policy.json"
+        rules = [{"level": "Metadata", "omitStages": ["RequestReceived"]}]
+        policy.write_text(json.dumps({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
+        log = self.folder / "audit.log"
+        return (f"--audit-policy-file={policy}", f"--audit-log-path={log}", "--audit-log-maxsize=1000")
+
+    def audited(self, user: str) -> list[Json]:
+        """Every audit event of one user so far, oldest first; a watch has one when it begins and one when it ends."""
+        with (self.folder / "audit.log").open() as lines:
+            events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if event["user"].get("username") == user]
+
+    def user_kubeconfig(self, name: str, url: str = "") -> Path:
+        """Write a kubeconfig for one of `users`, to reach the API server at another `url` if told; its path."""
+        file = self.folder / f"kubeconfig-{name}-{secrets.token_hex(4)}"
+        file.write_text(json.dumps(admin_kubeconfig(url or self.url, self._tokens[name]), indent=1))
+        file.chmod(0o600)
+        return file
 
     def start_scheduler(self, config: Json, binary: str = "kube-scheduler") -> Scheduler:
         """Start a scheduler with this KubeSchedulerConfiguration (see `scheduler_config`) and wait for its /healthz."""

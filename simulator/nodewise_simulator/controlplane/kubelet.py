@@ -2,17 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
 from nodewise_simulator.controlplane.api import STRATEGIC_MERGE, Api, ApiError
+from nodewise_simulator.controlplane.commands import Exit
 from nodewise_simulator.controlplane.loop import LoopThread
 
 Json = dict[str, Any]
 RunTime = Callable[[Json, str], float | None]
+Run = Callable[[Json, str], Coroutine[Any, Any, Exit] | None]
 _GONE = (404, 409)  # deleted meanwhile, or another pod has its name now
 
 
@@ -34,13 +36,17 @@ class Kubelet:
     A pod becomes Running when it is bound and Succeeded after `run_s(pod, node name)` seconds (real ones; None:
     never), called once as it starts, in the kubelet's thread. A pod that is being deleted stops and goes. Pods that
     are Running when `start()` is called start anew. Containers, images, probes and restarts are not played.
+
+    `run(pod, node name)` may run something instead, such as the pod's command (`commands.run_command`): then its pod
+    ends when that does, Succeeded or Failed. For pods of which it says None, `run_s` stands.
     """
 
-    def __init__(self, url: str, token: str, run_s: RunTime) -> None:
+    def __init__(self, url: str, token: str, run_s: RunTime, run: Run | None = None) -> None:
         self.finished: list[FinishedPod] = []
         """Pods that ran to their end, in that order."""
         self._api = Api(url, token)
         self._run_s = run_s
+        self._run = run
 
     def start(self) -> Self:
         """Begin to watch; returns at once."""
@@ -96,13 +102,21 @@ class Kubelet:
     async def _play(self, pod: Json, bound_s: float) -> None:
         meta, node = pod["metadata"], pod["spec"]["nodeName"]
         started_s = time.time()
-        run_s = self._run_s(pod, node)
-        if not await self._patch(pod, _running(pod, started_s)) or run_s is None:
+        running = self._run(pod, node) if self._run is not None else None
+        run_s = self._run_s(pod, node) if running is None else None
+        there = await self._patch(pod, _running(pod, started_s))
+        if running is not None and not there:
+            running.close()
+        if not there or (running is None and run_s is None):
             return
-        await asyncio.sleep(started_s + run_s - time.time())
+        ended = Exit()
+        if running is not None:
+            ended = await running
+        elif run_s is not None:
+            await asyncio.sleep(started_s + run_s - time.time())
         record = FinishedPod(meta["uid"], meta["name"], node, bound_s, started_s, finished_s=time.time())
         self.finished.append(record)  # first, so that whoever sees the pod Succeeded finds its record
-        if not await self._patch(pod, _succeeded(pod, started_s, record.finished_s)):
+        if not await self._patch(pod, _ended(pod, ended, started_s, record.finished_s)):
             self.finished.remove(record)
 
     async def _patch(self, pod: Json, status: Json) -> bool:
@@ -149,14 +163,21 @@ def _running(pod: Json, started_s: float) -> Json:
     }
 
 
-def _succeeded(pod: Json, started_s: float, finished_s: float) -> Json:
+def _ended(pod: Json, exit_: Exit, started_s: float, finished_s: float) -> Json:
     finished = _timestamp(finished_s)
-    ended = {"startedAt": _timestamp(started_s), "finishedAt": finished, "exitCode": 0, "reason": "Completed"}
+    failed = exit_.code != 0
+    ended: Json = {
+        "startedAt": _timestamp(started_s),
+        "finishedAt": finished,
+        "exitCode": exit_.code,
+        "reason": "Error" if failed else "Completed",
+    }
+    if exit_.message:
+        ended["message"] = exit_.message
+    reason = "PodFailed" if failed else "PodCompleted"
     return {
-        "phase": "Succeeded",
-        "conditions": [
-            _condition(kind, "False", finished, reason="PodCompleted") for kind in ("Ready", "ContainersReady")
-        ],
+        "phase": "Failed" if failed else "Succeeded",
+        "conditions": [_condition(kind, "False", finished, reason=reason) for kind in ("Ready", "ContainersReady")],
         "containerStatuses": _containers(pod, {"terminated": ended}, ready=False),
     }
 

@@ -1,0 +1,103 @@
+"""The channel beside the watches: what extenders send goes through the intake's thread, the one that writes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from nodewise.channel.messages import PredictorUpdate, Report, Segment
+from nodewise.core.errors import UserError
+from nodewise.core.estimator import Observation
+from nodewise_operator import placement_status
+from nodewise_operator.app import Hook, Operator
+from nodewise_operator.auth import Auth, TokenReviews, anyone, service_accounts
+from nodewise_operator.channel_server import RefusedError, channel_app
+from nodewise_operator.channel_serving import serving
+from nodewise_operator.placement_status import FORGOTTEN_S, Reported
+from nodewise_operator.settings import OperatorSettings
+from nodewise_operator.store import Batch, StoreUnavailable, Unstorable
+
+log = logging.getLogger(__name__)
+
+Heard = Callable[[Report], Awaitable[None]]
+
+
+def wanted(settings: OperatorSettings) -> bool:
+    """Whether anybody may use the channel. Raises UserError for settings that exclude each other."""
+    if settings.channel_accounts and settings.channel_unauthenticated:
+        raise UserError("--channel-accounts and --channel-unauthenticated exclude each other: leave one out")
+    return bool(service_accounts(settings.channel_accounts)) or settings.channel_unauthenticated
+
+
+async def channel(operator: Operator, heard: Heard) -> None:
+    """Serve extenders for ever; `heard` is told of each report."""
+    settings = operator.settings
+    if not wanted(settings):
+        log.info("no extender may use the channel: name service accounts with --channel-accounts")
+        await asyncio.Event().wait()
+    auth: Auth = anyone
+    if settings.channel_accounts:
+        auth = TokenReviews(operator.api, service_accounts(settings.channel_accounts))
+
+    async def store(segment: Segment) -> int:
+        return await operator.on_intake(partial(_store, operator, segment))
+
+    async def update(epoch: str, since: int) -> PredictorUpdate:
+        return await operator.on_intake(partial(operator.predictor.update, epoch, since))
+
+    async def learn(observations: list[Observation]) -> list[str]:
+        return await operator.on_intake(partial(_learn, operator, observations))
+
+    app = channel_app(store=store, predictor=operator.predictor, update=update, learn=learn, report=heard, auth=auth)
+    async with serving(
+        app, settings.channel_host, settings.channel_port, auth=auth, cert_file=settings.channel_cert,
+        key_file=settings.channel_key, unauthenticated=settings.channel_unauthenticated,
+    ) as port:  # fmt: skip
+        log.info("extenders may send decisions to port %d", port)
+        await asyncio.Event().wait()
+
+
+def channel_hooks() -> tuple[Hook, ...]:
+    """The channel, and what is done with what is heard on it."""
+    reports: dict[str, Reported] = {}
+
+    async def heard(report: Report) -> None:
+        now_s = time.time()
+        for name in [name for name, told in reports.items() if now_s - told.received_s > FORGOTTEN_S]:
+            del reports[name]
+        reports[report.extender] = Reported(report, now_s)
+
+    async def serve_channel(operator: Operator) -> None:
+        await channel(operator, heard)
+
+    async def keep_placement_status(operator: Operator) -> None:
+        await placement_status.run(operator.api, reports.values)
+
+    return serve_channel, keep_placement_status
+
+
+def _store(operator: Operator, segment: Segment) -> int:
+    """Pods first: a segment that is acknowledged is not sent again, and no decision may be without its pod."""
+    intake, store = operator.intake, operator.store
+    if segment.sequence > store.acknowledged(segment.extender):
+        intake.extender_rows(segment.rows)
+        intake._flush(last=True)
+        if intake.unwritten:
+            raise StoreUnavailable(intake.unavailable)
+        try:
+            store.write(
+                Batch(decisions=tuple(segment.rows), segment=(segment.extender, segment.sequence, segment.dropped))
+            )
+        except Unstorable as error:
+            raise RefusedError(400, f"the store cannot hold it: {error}") from error
+    return store.acknowledged(segment.extender)
+
+
+def _learn(operator: Operator, observations: list[Observation]) -> list[str]:
+    known = [seen.uid for seen in observations if operator.predictor.knows(seen.uid) or not seen.teaches]
+    for seen in observations:
+        operator.intake._learn(seen)
+    return known

@@ -1,0 +1,23 @@
+"""The operator process as it is started: logging, and its parts that live in other modules."""
+
+from __future__ import annotations
+
+import logging
+
+from nodewise_operator.app import Hook, run
+from nodewise_operator.channel_hook import channel_hooks
+from nodewise_operator.profile_hook import follow_overrides, keep_profiles
+from nodewise_operator.settings import OperatorSettings
+
+
+def hooks() -> tuple[Hook, ...]:
+    """What runs beside the watches: the channel's server, the status of PlacementPolicies, NodeProfiles."""
+    return (*channel_hooks(), keep_profiles, follow_overrides)
+
+
+def start(settings: OperatorSettings) -> None:
+    """Run an operator in this process until SIGTERM or SIGINT. Raises UserError for settings that cannot work."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("kopf", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    run(settings, hooks())

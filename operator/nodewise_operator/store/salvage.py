@@ -1,0 +1,253 @@
+"""A damaged SQLite file: how it is noticed, kept, and replaced by one with every row that is still what was written."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Table, func, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from nodewise.core.errors import UserError
+from nodewise_operator.store import migrate, writing
+from nodewise_operator.store.carve import HEADER, carve, first_bad_frame
+from nodewise_operator.store.codec import Values, decode, encode
+from nodewise_operator.store.engine import connect, understood
+from nodewise_operator.store.errors import Damaged
+from nodewise_operator.store.schema import (
+    DECISIONS,
+    ESTIMATOR,
+    META,
+    NODES,
+    OBSERVATIONS,
+    PODS,
+    SALVAGES,
+    SEGMENTS,
+    TABLES,
+)
+from nodewise_operator.store.writing import Meta
+
+log = logging.getLogger(__name__)
+
+_BUILDING, _READY = ".salvaging", ".salvaged"
+_SIDES = ("-wal", "-shm")
+_ROWS = 500
+_CHANGING = {table.name for table in (PODS, NODES, ESTIMATOR, SEGMENTS, META)}
+"""Tables whose rows are overwritten: of several versions the newest counts."""
+
+
+class FileLock:
+    """Held shared by all that may write a SQLite store, and alone by the one that replaces its file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def alone(self) -> bool:
+        """Take it alone; False if another process holds it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as taken:
+            if taken.errno != errno.EWOULDBLOCK:
+                raise
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+            return False
+        return True
+
+    def share(self) -> None:
+        """Hold it with others again."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Let go; not to be used any more."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+
+def damage(path: Path, engine: Engine, lock: FileLock | None) -> str | None:
+    """What is wrong with the structure of the file or its log; None if nothing is. Its rows are checked when read.
+
+    The log is looked at only if no other process may be writing it.
+    """
+    if lock is not None and lock.alone():
+        wal = path.with_name(path.name + "-wal")
+        bad = first_bad_frame(wal.read_bytes()) if wal.exists() else None
+        lock.share()
+        if bad is not None:
+            return f"frame {bad} of its write-ahead log is not what was written"
+    try:
+        with engine.connect() as connection:
+            found = str(connection.execute(text("PRAGMA integrity_check(1)")).scalar())
+    except DBAPIError as error:
+        meant = understood(error, str(path))
+        if isinstance(meant, Damaged):
+            return str(meant)
+        raise meant from error
+    return None if found == "ok" else " ".join(found.split())
+
+
+def salvage(path: Path, lock: FileLock, wrong: str, generation: int | None) -> None:
+    """Keep the damaged file as a copy and put a new one in its place. Raises UserError where that cannot be done.
+
+    A kill at any moment leaves the damaged file, or the new one that `finish` puts in place.
+    """
+    if not lock.alone():
+        raise UserError(f"the store {path} is damaged ({wrong}) and another process holds it; stop that process first")
+    try:
+        _salvage(path, wrong, generation)
+    except OSError as error:
+        raise UserError(f"the store {path} is damaged ({wrong}) and cannot be salvaged: {error}") from error
+    finally:
+        lock.share()
+
+
+def _salvage(path: Path, wrong: str, generation: int | None) -> None:
+    new = path.with_name(path.name + _BUILDING)
+    for old in (new, *(new.with_name(new.name + side) for side in _SIDES)):
+        old.unlink(missing_ok=True)
+    copy = _copy_name(path)
+    engine = connect(URL.create("sqlite", database=str(new)))
+    try:
+        saved, lost = _rebuild(engine, path, copy, generation)
+        raw = engine.raw_connection()
+        raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        raw.close()
+    finally:
+        engine.dispose()
+    if not sum(saved.values()) and not path.read_bytes().startswith(HEADER):
+        new.unlink()
+        raise UserError(f"{path} is no store, or nothing of it is left: {wrong}; name another file, or move it away")
+    _sync(new)
+    for side in ("", "-wal"):
+        _keep(path.with_name(path.name + side), copy.with_name(copy.name + side))
+    new.rename(path.with_name(path.name + _READY))
+    _sync(path.parent)
+    _put(path)
+    unknown = "an unknown number of rows was lost" if lost is None else f"{sum(lost.values()):,} rows were lost"
+    log.error(
+        "the store %s was damaged (%s): %s rows were saved into a new file and %s; the damaged one is kept as %s",
+        path, wrong, f"{sum(saved.values()):,}", unknown, copy.name,
+    )  # fmt: skip
+
+
+def finish(path: Path, lock: FileLock | None) -> None:
+    """Put a salvaged file in place, if its process was killed before it did."""
+    if lock is None or not path.with_name(path.name + _READY).exists():
+        return
+    if lock.alone():
+        _put(path)
+    lock.share()
+
+
+def _put(path: Path) -> None:
+    # A log of the damaged file must never meet the new one.
+    for side in _SIDES:
+        path.with_name(path.name + side).unlink(missing_ok=True)
+    path.with_name(path.name + _READY).replace(path)
+    _sync(path.parent)
+
+
+def _rebuild(
+    engine: Engine, path: Path, copy: Path, generation: int | None
+) -> tuple[dict[str, int], dict[str, int] | None]:
+    """Fill a new store with what is carved; rows saved and lost by table (None: nothing tells)."""
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        migrate.create(connection)
+        found = carve(path)
+        metas: list[Values] = []
+        while some := list(islice(found, _ROWS)):
+            metas += [values for name, values in some if name == META.name]
+            _take(connection, some)
+        return _settle(connection, metas, copy, generation)
+
+
+def _take(connection: Connection, some: list[tuple[str, Values]]) -> None:
+    for name in {name for name, _ in some} - {META.name}:
+        table = TABLES[name]
+        keys = [column.name for column in table.primary_key.columns]
+        rows: dict[tuple[Any, ...], Values] = {}
+        for values in (values for found, values in some if found == name):
+            key = tuple(values[k] for k in keys)
+            if key not in rows or values["tick"] > rows[key]["tick"]:
+                rows[key] = values
+        writing.add(connection, table, list(rows.values()))
+        if name in _CHANGING:
+            for values in rows.values():
+                same = [table.c[k] == values[k] for k in keys]
+                connection.execute(update(table).where(*same, table.c.tick < values["tick"]).values(values))
+
+
+def _settle(
+    connection: Connection, metas: list[Values], copy: Path, generation: int | None
+) -> tuple[dict[str, int], dict[str, int] | None]:
+    now_s = time.time()
+    newest = max(metas, key=lambda values: int(values["tick"]), default=None)
+    meta: Meta = writing.load_meta(connection)
+    saved = {
+        name: connection.execute(select(func.count()).select_from(table)).scalar() or 0
+        for name, table in TABLES.items()
+    }
+    saved.pop(META.name)
+    lost: dict[str, int] | None = None
+    if newest is not None:
+        epoch = meta.values["epoch"]
+        meta.values = decode(META, newest) | {"epoch": epoch}
+        before = meta.values["counts"]
+        lost = {name: max(before.get(name, 0) - count, 0) for name, count in saved.items()}
+    else:
+        # Nobody who wrote before may hold this generation.
+        meta.values["generation"] = generation if generation is not None else int(now_s)
+    for name in ("tick", "sum"):
+        meta.values.pop(name, None)
+    ticks = [connection.execute(select(func.max(table.c.tick))).scalar() or 0 for table in TABLES.values()]
+    meta.tick = max(*ticks, int(newest["tick"]) if newest else 0) + 1
+    last = connection.execute(select(func.max(OBSERVATIONS.c.revision))).scalar() or 0
+    meta.values["revision"] = max(meta.values["revision"], last)
+    meta.counts = meta.values["counts"] = saved
+    for table, uids in _halves(connection):
+        writing.note_lost(connection, table, uids, f"lost with the file that is kept as {copy.name}", meta)
+    row = {"time_s": now_s, "copy": copy.name, "saved": dict(saved), "lost": lost}
+    saved[SALVAGES.name] += writing.add(connection, SALVAGES, [encode(SALVAGES, row, meta.tick)])
+    meta.save(connection)
+    return row["saved"], lost  # type: ignore[return-value]
+
+
+def _halves(connection: Connection) -> Iterator[tuple[Table, list[str]]]:
+    """Uids of which a pod or all decisions are gone while the other half is there."""
+    pods, decided = select(PODS.c.uid), select(DECISIONS.c.uid)
+    yield PODS, list(connection.execute(decided.distinct().where(DECISIONS.c.uid.not_in(pods))).scalars())
+    yield DECISIONS, list(connection.execute(pods.where(PODS.c.uid.not_in(decided))).scalars())
+
+
+def _copy_name(path: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    return path.with_name(f"{path.name}.damaged-{stamp}")
+
+
+def _keep(path: Path, copy: Path) -> None:
+    """The same bytes under a second name; a second copy where the file system has no links."""
+    if not path.exists():
+        return
+    try:
+        os.link(path, copy)
+    except OSError:
+        shutil.copy2(path, copy)
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -1,0 +1,370 @@
+"""Decisions go up and observations come down over real sockets, whatever happens to them on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import random
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from nodewise.channel import client
+from nodewise.channel.endpoint import Endpoint
+from nodewise.channel.messages import Segment
+from nodewise.channel.spool import Spool
+from nodewise.core.errors import UserError
+from nodewise_operator.auth import NotAllowedError, anyone
+from nodewise_operator.channel_serving import Certificate, serving
+from nodewise_operator.store import Store
+
+from . import channel_objects
+from .channel_objects import Authority, ExtenderEnd, OperatorEnd, Proxy, encoded, eventually, observation, row
+
+
+@pytest.fixture
+def end(tmp_path: Path) -> Iterator[OperatorEnd]:
+    store = Store.open(str(tmp_path / "nodewise.db"))
+    yield OperatorEnd(store)
+    store.close()
+
+
+@asynccontextmanager
+async def joined(end: OperatorEnd, folder: Path | None = None) -> AsyncIterator[ExtenderEnd]:
+    async with end.serving() as port, ExtenderEnd(f"http://127.0.0.1:{port}", folder).running() as extender:
+        yield extender
+
+
+# --- decisions up ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_decision_arrives_as_it_was_made(end: OperatorEnd, tmp_path: Path) -> None:
+    async with joined(end, tmp_path / "spool") as extender:
+        extender.spool.add(encoded("a"))
+        await eventually(lambda: not extender.spool.segments)
+    assert list(end.store.decisions()) == [row("a")]
+    assert extender.client.uploaded == 1
+
+
+@contextmanager
+def killable(store: Path) -> Iterator[tuple[int, Any]]:
+    """An operator's end in a process, on a port of its own; the second value kills it and starts the next."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, channel_objects.__file__, str(store), str(port)])
+
+    running = [start()]
+
+    def again() -> None:
+        running[0].kill()
+        running[0].wait()
+        running[0] = start()
+
+    try:
+        yield port, again
+    finally:
+        running[0].kill()
+        running[0].wait()
+
+
+async def test_nothing_is_lost_and_nothing_stored_twice_when_the_channel_is_cut_and_the_operator_killed(
+    tmp_path: Path,
+) -> None:
+    chance = random.Random(1)
+    sent: list[str] = []
+    most_bytes = 1 << 20
+    with killable(tmp_path / "nodewise.db") as (port, kill):
+        spool = Spool(tmp_path / "spool", most_bytes)
+        async with (
+            Proxy(port).running() as proxy,
+            ExtenderEnd(f"http://127.0.0.1:{proxy.port}", spool=spool).running() as extender,
+        ):
+            spool.add(encoded("first"))
+            sent.append("first")
+            await eventually(lambda: not spool.segments)
+            for cut in range(20):
+                for _ in range(10):
+                    uids = [f"{len(sent) + k}" for k in range(chance.randint(1, 5))]
+                    sent += uids
+                    await asyncio.to_thread(spool.add, encoded(*uids))
+                    await asyncio.sleep(chance.random() * 0.01)
+                assert spool.size <= most_bytes
+                proxy.cut()
+                if cut % 5 == 4:
+                    await asyncio.to_thread(kill)
+                await asyncio.sleep(chance.random() * 0.2)
+                proxy.mend()
+                await asyncio.sleep(chance.random() * 0.3)
+            await eventually(lambda: not spool.segments)
+        assert (spool.dropped, extender.client.trouble) == (0, {})
+    store = Store.open(str(tmp_path / "nodewise.db"))
+    assert sorted(r.uid for r in store.decisions()) == sorted(sent)
+    assert store.acknowledged(spool.extender) == 201
+    store.close()
+
+
+async def test_an_extender_that_restarts_sends_what_the_one_before_left(end: OperatorEnd, tmp_path: Path) -> None:
+    before = Spool(tmp_path / "spool", extender="before")
+    before.add(encoded("a", "b"))
+    before.close()
+    async with joined(end, tmp_path / "spool") as extender:
+        extender.spool.add(encoded("c"))
+        await eventually(lambda: not extender.spool.segments)
+    assert end.uids() == ["a", "b", "c"]
+    assert (end.store.acknowledged("before"), end.store.acknowledged(extender.spool.extender)) == (1, 1)
+
+
+async def test_a_segment_that_comes_again_is_stored_once(end: OperatorEnd) -> None:
+    segment = Segment(extender="e", sequence=1, rows=[row("a")])
+    async with end.serving() as port:
+        replies = [await post(port, "/v1/segments", msgspec.json.encode(segment)) for _ in range(3)]
+    assert replies == [(200, b'{"acknowledged":1}')] * 3
+    assert end.uids() == ["a"]
+
+
+async def test_while_the_store_fails_decisions_wait_and_the_failure_is_told_once(
+    end: OperatorEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    end.broken = True
+    async with joined(end) as extender:
+        extender.spool.add(encoded("a"))
+        await eventually(lambda: "upload" in extender.client.trouble)
+        await asyncio.sleep(1.0)
+        told = [r.getMessage() for r in caplog.records if r.name == "nodewise.channel.client"]
+        assert len(told) == 1
+        assert told[0].endswith("status 503: the operator cannot take this now")
+        end.broken = False
+        await eventually(lambda: not extender.spool.segments)
+    assert end.uids() == ["a"]
+
+
+async def test_a_segment_that_will_never_be_taken_does_not_hold_up_the_next(
+    end: OperatorEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with joined(end) as extender:
+        extender.spool.add([msgspec.json.encode(row("bad", scores=[1.0]))])
+        extender.spool.add(encoded("good"))
+        await eventually(lambda: not extender.spool.segments)
+    assert end.uids() == ["good"]
+    assert extender.spool.dropped == 1
+    assert "row 0 (pod default/pod-bad) has 1 scores for 2 candidates" in caplog.text
+
+
+async def test_an_operator_that_says_nothing_is_given_up_and_found_again(
+    end: OperatorEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-open connection: what is sent goes nowhere, and no error comes back."""
+    monkeypatch.setattr(client, "_ANSWER_S", 0.5)
+    async with end.serving() as port, Proxy(port).running() as proxy:
+        proxy.deaf = True
+        async with ExtenderEnd(f"http://127.0.0.1:{proxy.port}").running() as extender:
+            extender.spool.add(encoded("a"))
+            await eventually(lambda: extender.client.trouble.get("upload") == "no answer in time")
+            proxy.deaf = False
+            await eventually(lambda: not extender.spool.segments)
+    assert end.uids() == ["a"]
+
+
+# --- observations down -----------------------------------------------------------------------------------------------
+
+
+async def test_what_the_operator_learns_is_believed_by_an_extender_within_a_second(end: OperatorEnd) -> None:
+    end.see(observation("old"))
+    async with joined(end) as extender:
+        await eventually(lambda: extender.follower.revision == 1)
+        end.see(observation("new"))
+        await eventually(lambda: extender.follower.revision == 2)
+    beliefs = extender.follower.estimator.beliefs()
+    assert beliefs.run_mean.tolist() == end.predictor.estimator.beliefs().run_mean.tolist()
+
+
+async def test_what_an_extender_learned_alone_reaches_the_operator_and_its_disk(end: OperatorEnd) -> None:
+    extender = ExtenderEnd("http://127.0.0.1:9")
+    extender.follower._heard_s -= 100.0  # nobody was heard for long
+    for k in range(3):
+        extender.follower.learn(observation(f"alone-{k}"))
+    end.see(observation("alone-1"))
+    async with end.serving() as port:
+        extender.client._operator = Endpoint(f"http://127.0.0.1:{port}")
+        async with extender.running():
+            await eventually(lambda: extender.follower.revision == 3 and extender.follower.own == 0)
+    assert sorted(seen.uid for _, seen in end.store.observations()) == ["alone-0", "alone-1", "alone-2"]
+    ours, theirs = extender.follower.estimator.beliefs(), end.predictor.estimator.beliefs()
+    assert ours.run_mean.tolist() == theirs.run_mean.tolist()
+
+
+async def test_a_report_tells_who_sends_it_and_what_only_the_channel_knows(end: OperatorEnd) -> None:
+    async with joined(end) as extender:
+        extender.spool.dropped = 5
+        await eventually(lambda: end.reports)
+    told = end.reports[0]
+    assert (told.extender, told.dropped, told.policy) == (extender.spool.extender, 5, "p")
+
+
+# --- who may, and in which words he is refused -----------------------------------------------------------------------
+
+
+async def post(port: int, path: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    url = f"http://127.0.0.1:{port}{path}"
+    async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as reply:
+        return reply.status, await reply.read()
+
+
+def segment(**changes: Any) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(Segment(extender="e", sequence=1, rows=[]), **changes))
+
+
+WRONG = {
+    "no JSON": (b"{", {}, 400, "the body makes no sense: Input data was truncated"),
+    "deep": (b"[" * 100_000, {}, 400, "the body makes no sense: "),
+    "bad UTF-8": (b'{"extender":"\xff"}', {}, 400, "the body makes no sense: "),
+    "another version": (segment(v=7), {}, 422, "segments of version 7 are not known here, only 1: upgrade the older"),
+    "no sequence": (segment(sequence=0), {}, 400, "a segment needs the name of its extender and a sequence number"),
+    "observed": (
+        segment(rows=[row("a", source="observed")]),
+        {},
+        400,
+        "row 0 (pod default/pod-a) has source 'observed'",
+    ),
+    "features": (segment(rows=[row("a", features=b"1")]), {}, 400, "has 1 bytes of features for 2 candidates and 3"),
+    "featured": (segment(rows=[row("a", featured=[2, 0])]), {}, 400, "features of a candidate that it does not have"),
+    "no uid": (segment(rows=[row("")]), {}, 400, "row 0 (pod default/pod-) has no uid"),
+    "no gzip": (b"plain", {"Content-Encoding": "gzip"}, 400, "the body is not gzip"),
+    "half": (gzip.compress(segment())[:-4], {"Content-Encoding": "gzip"}, 400, "not one whole gzip stream"),
+    "bomb": (gzip.compress(b" " * (40 << 20)), {"Content-Encoding": "gzip"}, 413, "inflates to more than 33554432"),
+    "long": (b" " * (9 << 20), {}, 413, "the body is longer than 8388608 bytes"),
+    "brotli": (b"", {"Content-Encoding": "br"}, 415, "content encoding 'br' is not known here: use gzip"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_what_makes_no_sense_is_refused_with_a_sentence(end: OperatorEnd, what: str) -> None:
+    body, headers, status, says = WRONG[what]
+    async with end.serving() as port:
+        answer = await post(port, "/v1/segments", body, **headers)
+    assert answer[0] == status
+    assert says in msgspec.json.decode(answer[1])["error"]
+    assert end.uids() == []
+
+
+async def only_right(header: str) -> str:
+    if header != "Bearer right":
+        raise NotAllowedError(401, "not that one")
+    return "system:serviceaccount:nodewise-system:nodewise-extender"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/segments"), ("GET", "/v1/predictor"), ("POST", "/v1/reports")]
+)
+async def test_every_route_asks_who_it_is_before_anything_else(end: OperatorEnd, method: str, path: str) -> None:
+    async with end.serving(auth=only_right) as port, aiohttp.ClientSession() as session:
+        async with session.request(method, f"http://127.0.0.1:{port}{path}", data=b"x" * 100) as reply:
+            assert (reply.status, await reply.json()) == (401, {"error": "not that one"})
+        for other in ("/docs", "/openapi.json", "/"):
+            async with session.get(f"http://127.0.0.1:{port}{other}") as reply:
+                assert reply.status == 404
+
+
+async def test_with_tls_and_a_token_that_is_read_anew_for_each_request(
+    end: OperatorEnd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority, token = Authority(tmp_path), tmp_path / "token"
+    cert_file, key_file = authority.pair()
+    token.write_text("wrong\n")
+    async with end.serving(auth=only_right, cert_file=cert_file, key_file=key_file) as port:
+        extender = ExtenderEnd(f"https://127.0.0.1:{port}", token_file=token, ca_file=authority.file)
+        async with extender.running():
+            extender.spool.add(encoded("a"))
+            await eventually(lambda: "upload" in extender.client.trouble)
+            assert extender.client.trouble["upload"] == "status 401: not that one"
+            token.write_text("right\n")  # the kubelet rotates it
+            await eventually(lambda: not extender.spool.segments)
+    assert end.uids() == ["a"]
+    assert "right" not in caplog.text
+
+
+@pytest.mark.parametrize("trusts", ["another authority", "the system's"])
+async def test_an_operator_whose_certificate_is_not_trusted_gets_nothing(
+    end: OperatorEnd, tmp_path: Path, trusts: str
+) -> None:
+    cert_file, key_file = Authority(tmp_path).pair()
+    ca_file = Authority(tmp_path, "other").file if trusts == "another authority" else None
+    async with (
+        end.serving(cert_file=cert_file, key_file=key_file) as port,
+        ExtenderEnd(f"https://127.0.0.1:{port}", ca_file=ca_file).running() as extender,
+    ):
+        extender.spool.add(encoded("a"))
+        await eventually(lambda: "upload" in extender.client.trouble)
+        assert "certificate verify failed" in extender.client.trouble["upload"]
+    assert end.uids() == []
+
+
+async def test_a_new_certificate_is_taken_up_and_a_bad_one_is_not(
+    end: OperatorEnd, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    authority = Authority(tmp_path)
+    cert_file, key_file = authority.pair()
+
+    async def shown(port: int) -> bytes:
+        context = ssl.create_default_context(cafile=authority.file)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        got: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        return got
+
+    async with end.serving(cert_file=cert_file, key_file=key_file, reload_s=0.02) as port:
+        first = await shown(port)
+        authority.pair()
+        await eventually(lambda: "has a new certificate" in caplog.text)
+        second = await shown(port)
+        assert second != first
+        cert_file.write_text("no certificate")
+        await eventually(lambda: "keeps its old certificate" in caplog.text)
+        assert await shown(port) == second
+
+
+def test_a_url_that_would_send_a_token_in_clear_text_is_refused() -> None:
+    for url in ("http://127.0.0.1:1", "http://localhost:1/", "http://[::1]:1", "https://nodewise.example:1"):
+        Endpoint(url)
+    with pytest.raises(UserError, match=r"http://10\.0\.0\.1:1 is not encrypted and 10\.0\.0\.1 is another machine"):
+        Endpoint("http://10.0.0.1:1")
+    for url in ("operator:8891", "ftp://x", "https://", "https://a:b@c", "https://x:port", "https://[x"):
+        with pytest.raises(UserError, match="write https://HOST:PORT"):
+            Endpoint(url)
+
+
+async def test_a_channel_that_others_could_read_or_write_is_not_opened(end: OperatorEnd, tmp_path: Path) -> None:
+    cert_file, key_file = Authority(tmp_path).pair()
+    _, other_key = Authority(tmp_path).pair("other")
+    app: Any = None
+
+    async def opened(host: str, **given: Any) -> None:
+        async with serving(app, host, 0, **given):
+            pass
+
+    with pytest.raises(UserError, match="would take decisions from anybody"):
+        await opened("127.0.0.1", auth=anyone)
+    with pytest.raises(UserError, match="would take decisions from anybody"):
+        await opened("0.0.0.0", auth=anyone, unauthenticated=True, cert_file=cert_file, key_file=key_file)
+    with pytest.raises(UserError, match=r"on 0\.0\.0\.0 would not be encrypted: name a certificate"):
+        await opened("0.0.0.0", auth=only_right)
+    with pytest.raises(UserError, match="belong together"):
+        await opened("127.0.0.1", auth=only_right, cert_file=cert_file)
+    with pytest.raises(UserError, match=r"server.crt and key .*other.key cannot be used .*KEY_VALUES_MISMATCH"):
+        Certificate(cert_file, other_key)
+    with pytest.raises(UserError, match="No such file"):
+        Certificate(tmp_path / "none", key_file)

@@ -1,0 +1,328 @@
+"""The intake turns what was seen into rows, once each, whatever fails on the way."""
+
+import contextlib
+import copy
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodewise import policies
+from nodewise.channel.messages import DecisionRow
+from nodewise.core.state import ClusterState
+from nodewise_operator.intake import TRIES, Intake, node_item, pod_item
+from nodewise_operator.observed import UNSEEN, Observer
+from nodewise_operator.predictor import Predictor
+from nodewise_operator.store import Fate, Store
+from nodewise_operator.store.errors import Fenced, StoreUnavailable
+from nodewise_operator.store.rows import Batch, PodRow
+from nodewise_simulator.controlplane import node, pod
+
+Json = dict[str, Any]
+GIB = 1 << 30
+_version = iter(range(1, 1 << 30))
+
+
+def versioned(made: Json, uid: str) -> Json:
+    made = copy.deepcopy(made)
+    made["metadata"] |= {
+        "uid": uid,
+        "resourceVersion": str(next(_version)),
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    }
+    return made
+
+
+def a_node(name: str, **more: Any) -> Json:
+    return versioned(
+        node(name, cpu_milli=4000, memory_bytes=16 * GIB, instance_type=f"type-{name}", **more), f"node-{name}"
+    )
+
+
+def a_pod(uid: str, on: str = "", phase: str = "Pending", **more: Any) -> Json:
+    made = versioned(pod(f"pod-{uid}", cpu_milli=1000, memory_bytes=GIB, scheduler_name="any", **more), uid)
+    made["status"] = {"phase": phase, "conditions": []}
+    if on:
+        made["spec"]["nodeName"] = on
+        when = "2026-01-01T00:00:02Z"
+        made["status"]["conditions"].append({"type": "PodScheduled", "status": "True", "lastTransitionTime": when})
+    ended = {"exitCode": 0, "startedAt": "2026-01-01T00:00:03Z", "finishedAt": "2026-01-01T00:00:13Z"}
+    state = {"running": {"startedAt": ended["startedAt"]}} if phase == "Running" else {"terminated": ended}
+    if phase in ("Running", "Succeeded"):
+        made["status"]["containerStatuses"] = [{"name": "main", "restartCount": 0, "state": state}]
+    return made
+
+
+class Operated:
+    """An intake on a store of its own, run in this thread until it has taken in all that it was given."""
+
+    def __init__(self, path: Path, **more: Any) -> None:
+        self.store = Store.open(str(path))
+        self.store.take_over("test")
+        saves: list[Any] = []
+        predictor = Predictor(save=lambda revision, state: saves[0](revision, state))
+        predictor.restore(self.store)
+        state = ClusterState(predictor.estimator)
+        self.intake = Intake(self.store, predictor, Observer(policies.DEFAULT, policies.DEFAULT), state, **more)
+        saves.append(self.intake.save_estimator)
+
+    def begin(self, *pods: Json) -> "Operated":
+        self.intake.replaced("nodes", [node_item(a_node(name)) for name in ("n1", "n2", "n3")])
+        self.intake.replaced("pods", [pod_item(made) for made in pods])
+        return self
+
+    def event(self, kind: str, made: Json) -> None:
+        self.intake.event("pods", kind, pod_item(made))
+
+    def end(self) -> "Operated":
+        self.intake.stop()
+        self.intake.run()
+        if self.intake.failed is not None:
+            raise self.intake.failed
+        return self
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Run it in a thread until then."""
+        thread = threading.Thread(target=self.intake.run, daemon=True)
+        thread.start()
+        give_up_s = time.monotonic() + 20.0
+        while not done() and thread.is_alive() and time.monotonic() < give_up_s:
+            time.sleep(0.05)
+        self.intake.stop()
+        thread.join(10.0)
+        if self.intake.failed is not None:
+            raise self.intake.failed
+
+    def idle(self) -> bool:
+        return not self.intake.waiting and not self.intake.unwritten and self.intake.counts.events > 0
+
+    def rows(self) -> dict[str, PodRow]:
+        return {row.uid: row for row in self.store.pods()}
+
+    def decisions(self) -> dict[str, list[DecisionRow]]:
+        made: dict[str, list[DecisionRow]] = {}
+        for decision in self.store.decisions():
+            made.setdefault(decision.uid, []).append(decision)
+        return made
+
+
+@pytest.fixture
+def operated(tmp_path: Path) -> Iterator[Callable[..., Operated]]:
+    made: list[Operated] = []
+
+    def make(**more: Any) -> Operated:
+        if made:
+            made[-1].store.close()
+        made.append(Operated(tmp_path / "store.db", **more))
+        return made[-1]
+
+    yield make
+    made[-1].store.close()
+
+
+def lived(uid: str, on: str = "n1") -> list[tuple[str, Json]]:
+    return [
+        ("ADDED", a_pod(uid)),
+        ("MODIFIED", a_pod(uid, on)),
+        ("MODIFIED", a_pod(uid, on, "Running")),
+        ("MODIFIED", a_pod(uid, on, "Succeeded")),
+    ]
+
+
+def test_a_binding_is_scored_against_the_state_just_before_it_and_written_with_its_row(
+    operated: Callable[..., Operated],
+) -> None:
+    one = operated().begin()
+    for kind, made in lived("u1", "n2"):
+        one.event(kind, made)
+    one.end()
+    (decision,) = one.decisions()["u1"]
+    assert (decision.bound, decision.neutral, decision.source, decision.mode) == ("n2", "", "observed", "advise")
+    assert sorted(decision.candidates) == ["n1", "n2", "n3"]
+    # Alike nodes cost alike only as long as the pod is on none of them; the arrival is counted after it is scored.
+    assert len(set(decision.scores)) == 1
+    row = one.rows()["u1"]
+    assert (row.fate, row.node, row.slowdown) == (Fate.SUCCEEDED, "n2", 1.0)
+    assert [seen.uid for _, seen in one.store.observations()] == ["u1"]
+
+
+def test_a_node_without_room_or_with_a_taint_is_no_candidate_but_the_bound_one_is(
+    operated: Callable[..., Operated],
+) -> None:
+    one = operated().begin(*(a_pod(f"full-{k}", "n1", "Running") for k in range(4)))
+    tainted = a_node("n3")
+    tainted["spec"]["taints"] = [{"key": "k", "effect": "NoSchedule"}]
+    one.intake.event("nodes", "MODIFIED", node_item(tainted))
+    one.event("ADDED", a_pod("u1"))
+    one.event("MODIFIED", a_pod("u1", "n2"))
+    one.event("ADDED", a_pod("u2", "n3"))
+    one.end()
+    assert one.decisions()["u1"][0].candidates == ["n2"]
+    assert sorted(one.decisions()["u2"][0].candidates) == ["n2", "n3"]
+
+
+def test_a_pod_found_bound_has_a_decision_that_says_nothing_and_daemons_and_waiting_pods_have_no_row(
+    operated: Callable[..., Operated],
+) -> None:
+    daemon = a_pod("d1", "n1", "Running", owner={"kind": "DaemonSet", "name": "d", "uid": "o", "controller": True})
+    one = operated().begin(a_pod("u1", "n1", "Running"), a_pod("u2"), daemon)
+    one.event("ADDED", daemon)
+    one.end()
+    assert one.rows().keys() == one.decisions().keys() == {"u1"}
+    assert one.decisions()["u1"][0].neutral == UNSEEN
+
+
+def test_what_left_while_nobody_looked_is_censored_and_the_time_is_written_down(
+    operated: Callable[..., Operated],
+) -> None:
+    one = operated(seen_every_s=0.0).begin()
+    one.event("ADDED", a_pod("stays", "n1"))
+    one.event("ADDED", a_pod("goes", "n1"))
+    one.event("ADDED", a_pod("ends", "n2"))
+    until_s = time.time()
+    one.intake.seen(until_s)
+    one.end()
+    two = operated().begin(a_pod("stays", "n1"), a_pod("ends", "n2", "Succeeded"), a_pod("new", "n3")).end()
+    rows = two.rows()
+    assert {uid: (row.fate, row.reason) for uid, row in rows.items()} == {
+        "stays": (Fate.RUNNING, ""),
+        "goes": (Fate.CENSORED, "downtime"),
+        "ends": (Fate.SUCCEEDED, ""),
+        "new": (Fate.RUNNING, ""),
+    }
+    assert rows["goes"].manifest["metadata"]["name"] == "pod-goes"
+    (downtime,) = two.store.downtimes()
+    assert downtime.begin_s == until_s
+    assert downtime.begin_s <= rows["goes"].finished_s <= downtime.end_s
+    assert {uid: [d.neutral for d in of] for uid, of in two.decisions().items()} == {
+        "stays": [""], "goes": [""], "ends": [""], "new": [UNSEEN],
+    }  # fmt: skip
+
+
+def test_a_restart_repeats_nothing(operated: Callable[..., Operated]) -> None:
+    one = operated().begin()
+    for k in range(5):
+        for kind, made in lived(f"u{k}"):
+            one.event(kind, made)
+    one.end()
+    before = (repr(one.rows()), one.decisions(), list(one.store.observations()))
+    two = operated().begin(*(a_pod(f"u{k}", "n1", "Succeeded") for k in range(5))).end()
+    assert (repr(two.rows()), two.decisions(), list(two.store.observations())) == before
+
+
+def test_events_shuffled_and_repeated_give_the_same_rows_and_one_decision_a_pod(
+    operated: Callable[..., Operated],
+) -> None:
+    one = operated().begin()
+    events = [
+        event for k in range(20) for event in [*lived(f"u{k}"), ("DELETED", a_pod(f"u{k}", "n1", "Succeeded"))]
+    ] * 3
+    random.Random(3).shuffle(events)
+    for kind, made in events:
+        one.event(kind, made)
+    one.end()
+    assert {row.fate for row in one.rows().values()} == {Fate.SUCCEEDED}
+    assert {uid: len(of) for uid, of in one.decisions().items()} == {f"u{k}": 1 for k in range(20)}
+    assert [*one.intake.state.pods()] == []  # an old event brings nobody back
+
+
+def test_a_pod_that_only_an_extender_told_of_waits_for_the_watch_and_is_censored_if_it_never_comes(
+    operated: Callable[..., Operated],
+) -> None:
+    one = operated(unknown_after_s=0.0).begin(a_pod("waits"))
+    rows = [
+        DecisionRow(
+            uid=uid,
+            namespace="default",
+            pod=f"pod-{uid}",
+            time_s=1.0,
+            source="extender",
+            mode="shadow",
+            policy="p",
+            digest="d",
+        )
+        for uid in ("waits", "comes", "never")
+    ]
+    one.store.write(Batch(decisions=tuple(rows)))
+    one.intake.call(lambda: one.intake.extender_rows(rows))
+    one.event("ADDED", a_pod("comes"))
+    one.until(lambda: one.store.knows("never") is Fate.CENSORED)
+    assert {uid: (row.fate, row.reason) for uid, row in one.rows().items()} == {
+        "waits": (Fate.WAITING, ""),
+        "comes": (Fate.WAITING, ""),
+        "never": (Fate.CENSORED, "downtime"),
+    }
+    assert one.rows()["comes"].kind == "bare"
+
+
+def test_an_event_that_fails_now_and_then_is_not_lost_and_one_that_always_fails_is_parked(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated().begin()
+    chance, take, tries = random.Random(5), one.intake._pod, []
+
+    def moody(kind: str, item: Any, now_s: float) -> None:
+        if item.facts.request.uid == "poison":
+            tries.append(kind)
+            raise ValueError("no")
+        if chance.random() < 0.05:
+            raise ValueError("not now")
+        take(kind, item, now_s)
+        if chance.random() < 0.05:
+            raise ValueError("nearly")
+
+    monkeypatch.setattr(one.intake, "_pod", moody)
+    for k in range(100):
+        for kind, made in lived(f"u{k}"):
+            one.event(kind, made)
+    one.event("ADDED", a_pod("poison", "n1"))
+    one.until(one.idle)
+    assert {row.fate for row in one.rows().values()} == {Fate.SUCCEEDED}
+    assert len(one.rows()) == 100
+    assert {len(of) for of in one.decisions().values()} == {1}
+    assert (one.intake.counts.parked, len(tries)) == (1, TRIES)
+    assert "poison" in one.intake.parked[0][0]
+
+
+def test_while_the_store_is_away_nothing_is_lost(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated(batch_s=0.0)
+    write, look, calls = one.store.write, one.store.pod, []
+
+    def away(batch: Batch) -> None:
+        calls.append(1)
+        if len(calls) <= 3:
+            raise StoreUnavailable("the disk is full")
+        write(batch)
+
+    def looks(uid: str) -> PodRow | None:
+        if len(calls) < 3:
+            calls.append(1)
+            raise StoreUnavailable("the disk is full")
+        return look(uid)
+
+    monkeypatch.setattr(one.store, "write", away)
+    monkeypatch.setattr(one.store, "pod", looks)
+    one.begin()
+    for kind, made in lived("u1"):
+        one.event(kind, made)
+    one.until(one.idle)
+    assert one.rows()["u1"].fate is Fate.SUCCEEDED
+    assert len(one.decisions()["u1"]) == 1
+    assert one.intake.counts.store_failures >= 3
+    assert one.intake.unavailable == ""
+
+
+def test_who_lost_the_store_to_another_ends(operated: Callable[..., Operated], tmp_path: Path) -> None:
+    one = operated().begin()
+    one.event("ADDED", a_pod("u1", "n1"))
+    with contextlib.closing(Store.open(str(tmp_path / "store.db"))) as other:
+        other.take_over("another")
+        with pytest.raises(Fenced):
+            one.end()
+    assert one.rows() == {}
