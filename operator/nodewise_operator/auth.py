@@ -22,6 +22,8 @@ ALLOWED_S, REFUSED_S = 60.0, 10.0
 _REMEMBERED = 1_000
 _LONGEST_TOKEN = 16 << 10
 _REVIEW_S = 5.0
+_AT_ONCE = 4
+"""Reviews under way: whoever makes up tokens shall not reach the API server through us as fast as he can."""
 _SUBJECT = "system:serviceaccount:"
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class TokenReviews:
         self._audience, self._clock = audience, clock
         self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[_Answer]] = {}
+        self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, header: str) -> str:
         """The caller's user name."""
@@ -106,10 +109,10 @@ class TokenReviews:
 
     async def _review(self, token: str) -> _Answer:
         asked = V1TokenReview(spec=V1TokenReviewSpec(token=token, audiences=[self._audience]))
-        self.reviews += 1
         begin_s = self._clock()
         try:
-            async with asyncio.timeout(_REVIEW_S):
+            async with asyncio.timeout(_REVIEW_S), self._turn:
+                self.reviews += 1
                 status = (await self._api.create_token_review(asked)).status
         except Exception as error:  # noqa: BLE001  an API server that cannot be asked is no reason to let anybody in
             log.warning("the API server could not be asked about a token: %r", error)

@@ -362,6 +362,7 @@ class Intake:
             elif not first:
                 self._on_gap(begin_s, now_s, "the watch of pods was cut")
             self.cache.replace_pods([item.pod for item in items])  # scores nothing: `_current` is not set
+            self._pending.seen_s = now_s  # at once: should we die now, the next downtime begins here
             here = {item.facts.request.uid for item in items}
             missing = (self._alive.keys() | self._rows.keys()) - here - self._undelivered.keys()
             for item in items:

@@ -94,6 +94,8 @@ class Lease:
             if self.holder not in ("", self._identity):
                 seen = (self.holder, spec.get("renewTime"))
                 if seen != self._seen:
+                    if self._seen is None or self._seen[0] != self.holder:
+                        log.info("%s holds the Lease %s/%s; standing by", self.holder, self._namespace, self._name)
                     self._seen, self._changed_s = seen, time.monotonic()
                 silent_s = float(spec.get("leaseDurationSeconds") or self._duration_s)
                 if time.monotonic() - self._changed_s < silent_s:

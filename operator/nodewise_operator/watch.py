@@ -189,26 +189,28 @@ class KopfSource:
 
     async def _complete(self, session: aiohttp.ClientSession, server: str) -> None:
         """Hand the first lists on once they are complete."""
+        wait_s = 1.0
         while True:
+            await asyncio.sleep(0.1)
+            if any(time.monotonic() - self._listed_s[resource] < QUIET_S for resource in RESOURCES):
+                continue
             try:
                 there = {resource: await census(session, server, resource) for resource in RESOURCES}
             except CensusError as error:
                 log.warning("the first census was not finished: %s", error)
                 await asyncio.sleep(2.0)
                 continue
-            again_s = time.monotonic() + 10.0  # somebody may have left between census and list
-            while time.monotonic() < again_s:
-                quiet = all(time.monotonic() - self._listed_s[r] >= QUIET_S for r in RESOURCES)
-                if quiet and all(there[r].keys() <= self._seen_first(r) for r in RESOURCES):
-                    first, self._first = self._first or {}, None
-                    for resource in RESOURCES:
-                        self._heard_s[resource] = time.monotonic()
-                        self._intake.replaced(resource, list(first[resource].values()))
-                    for event in self._later:
-                        self._intake.event(*event)
-                    self._later.clear()
-                    return
-                await asyncio.sleep(0.1)
+            if all(there[resource].keys() <= self._seen_first(resource) for resource in RESOURCES):
+                break
+            await asyncio.sleep(wait_s)  # kopf has not begun yet, or somebody left between census and list
+            wait_s = min(2.0 * wait_s, 30.0)
+        first, self._first = self._first or {}, None
+        for resource in RESOURCES:
+            self._heard_s[resource] = time.monotonic()
+            self._intake.replaced(resource, list(first[resource].values()))
+        for event in self._later:
+            self._intake.event(*event)
+        self._later.clear()
 
     def _seen_first(self, resource: str) -> set[str]:
         away = {_uid(item) for of, _, item in self._later if of == resource}

@@ -39,7 +39,11 @@ Progress = Callable[[str, int, int], None]
 OPERATOR, EXTENDER = "nodewise-operator", "nodewise-extender"
 """Users of the API server, so that its audit log tells who wrote what."""
 _STOCK, _OURS = "default-scheduler", "nodewise"
-_PATIENCE_S = 400.0
+_PATIENCE_S = 300.0
+_ENOUGH = 0.98
+"""Share of the pods that must have ended before a run is over; the longest ones would hold it up for minutes."""
+_HALF = 0.5
+"""Share of the pods after which NodeProfiles are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +146,15 @@ def advise_demo(
         stock = scheduler_config(plane.kubeconfig, None, scheduler_name=_STOCK, stock=True)
         plane.start_scheduler(stock)
 
-        before = _play(made, plane, kubelet, run, _STOCK, lambda k: progress("stock kube-scheduler", k, pods))
-        _settle(store, 2.0)
-        speeds = _speeds(plane, made)
+        profiles = _Profiles(plane, _HALF * pods)
+
+        def watched(ended: int) -> None:
+            progress("stock kube-scheduler", ended, pods)
+            profiles.look()
+
+        before = _play(made, plane, kubelet, run, _STOCK, watched)
+        _settle(store, pods)
+        speeds = tuple(_speed(name, status, made) for name, status in profiles.wait().items())
         snapshot = _snapshot(store, folder)
         advice = advise(
             snapshot, resolve(LEARNED)[0], baseline="recorded", progress=lambda k, n: progress("replays", k, n)
@@ -157,7 +167,7 @@ def advise_demo(
         extender = stack.enter_context(ExtenderProcess(plane.user_kubeconfig(EXTENDER), folder, *flags))
         plane.start_scheduler(scheduler_config(plane.kubeconfig, f"http://127.0.0.1:{extender.port}"))
         after = _play(made, plane, kubelet, run, _OURS, lambda k: progress("Nodewise decides", k, pods))
-        _settle(store, 5.0)
+        _settle(store, 2 * pods)
         conserved = json.loads(_command("data", "check", str(store), "--output", "json"))
         writes = {user: _writes(plane, user) for user in (OPERATOR, EXTENDER)}
     gains = before.mean(axis=0) - after.mean(axis=0)
@@ -174,12 +184,15 @@ def advise_demo(
 def _play(
     made: World, plane: ControlPlane, kubelet: Kubelet, run: _Run, scheduler: str, progress: Callable[[int], None]
 ) -> np.ndarray[Any, Any]:
-    """Create each pod at its moment and wait until all have ended; outcomes [P, metrics] as the kubelet had them."""
+    """Create each pod at its moment, and wait until all run and nearly all have ended; outcomes [P, metrics].
+
+    Nothing slows a pod here, so those that still run end when the kubelet says.
+    """
     first = len(kubelet.finished)
     run.begin_s = time.time() - made.pods[0].request.created_s + 0.5
     created = 0
     deadline_s = time.time() + made.pods[-1].request.created_s + _PATIENCE_S
-    while (ended := len(kubelet.finished) - first) < len(made.pods):
+    while (ended := len(kubelet.finished) - first) < _ENOUGH * len(made.pods) or len(run.started) < len(made.pods):
         now_s = time.time() - run.begin_s
         due = [p for p in made.pods[created : created + 200] if p.request.created_s <= now_s]
         plane.create_pods([_for_scheduler(fresh(p), scheduler) for p in due])
@@ -239,15 +252,14 @@ def _for_scheduler(manifest: Json, name: str) -> Json:
     return {**manifest, "spec": {**manifest["spec"], "schedulerName": name}}
 
 
-def _settle(store: Path, least_s: float) -> None:
-    """Wait until the operator has written the end of every pod that the cluster shows."""
-    time.sleep(least_s)
+def _settle(store: Path, pods: int) -> None:
+    """Wait until the operator has written what the cluster shows: that many pods, and most of their ends."""
     for _ in range(60):
-        told = json.loads(_command("data", "check", str(store), "--output", "json"))
-        if told["rows"][0]["running"] == 0:
+        told = json.loads(_command("data", "check", str(store), "--output", "json"))["rows"][0]
+        if told["decided"] >= pods and told["running"] <= (1.0 - _ENOUGH) * pods:
             return
         time.sleep(0.5)
-    raise UserError("the operator did not write the end of every pod within 30 s")
+    raise UserError(f"the operator did not write the fates of {pods} pods within 30 s: {told}")
 
 
 def _snapshot(store: Path, folder: Path) -> Snapshot:
@@ -256,15 +268,32 @@ def _snapshot(store: Path, folder: Path) -> Snapshot:
     return read_snapshot(path)
 
 
-def _speeds(plane: ControlPlane, made: World) -> tuple[ClassSpeed, ...]:
-    """Of the NodeProfiles that the operator has written, the newest."""
-    for _ in range(90):
-        told = plane.call("GET", "/apis/nodewise.dev/v1alpha1/nodeprofiles")["items"]
-        learned = {p["spec"]["nodeClass"]: p["status"] for p in told if (p.get("status") or {}).get("overall")}
-        if sum(s.get("sampleCount", 0) for s in learned.values()) >= 0.97 * len(made.pods):
-            return tuple(_speed(name, status, made) for name, status in sorted(learned.items()))
-        time.sleep(0.5)
-    raise UserError("the operator did not write its NodeProfiles within 45 s")
+class _Profiles:
+    """The NodeProfiles as the operator first wrote them from at least so many finished pods, by class."""
+
+    def __init__(self, plane: ControlPlane, pods: float) -> None:
+        self._plane, self._pods = plane, pods
+        self._looked_s = 0.0
+        self.found: dict[str, Json] = {}
+
+    def look(self) -> None:
+        """See whether they are there; does nothing more often than once in two seconds."""
+        if self.found or time.monotonic() - self._looked_s < 2.0:
+            return
+        self._looked_s = time.monotonic()
+        items = self._plane.call("GET", "/apis/nodewise.dev/v1alpha1/nodeprofiles")["items"]
+        learned = {p["spec"]["nodeClass"]: p["status"] for p in items if (p.get("status") or {}).get("overall")}
+        if sum(status.get("sampleCount", 0) for status in learned.values()) >= self._pods:
+            self.found = dict(sorted(learned.items()))
+
+    def wait(self) -> dict[str, Json]:
+        """Look until they are there. Raises UserError if they do not come."""
+        for _ in range(60):
+            self.look()
+            if self.found:
+                return self.found
+            time.sleep(1.0)
+        raise UserError("the operator did not write its NodeProfiles within 60 s")
 
 
 def _speed(node_class: str, status: Json, made: World) -> ClassSpeed:

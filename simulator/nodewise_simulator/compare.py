@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,8 @@ from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise_simulator import scenarios
 from nodewise_simulator.metrics import UNITS, Result
-from nodewise_simulator.run import play, resolve
+from nodewise_simulator.run import check_bundle, play, resolve
+from nodewise_simulator.workers import Workers
 
 _RESAMPLES = 10_000
 
@@ -64,6 +64,7 @@ def compare(
         raise UserError(f"baseline {baseline!r} is not among the compared policies; add it to --policies")
     if len(set(policies)) != len(policies):
         raise UserError("--policies names a policy twice; name each once")
+    check_bundle(policies, bundle)
     for name in policies:
         resolve(name, bundle)
     scenarios.make(scenario, seeds[0])
@@ -74,9 +75,8 @@ def compare(
             if progress:
                 progress(k + 1, len(seeds))
     else:
-        # spawn: a fork of a process that holds an inference session or threads may hang
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(run_seed, scenario, seed, list(policies), bundle): seed for seed in seeds}
+        with Workers(jobs) as workers:
+            futures = {workers.submit(run_seed, scenario, seed, list(policies), bundle): seed for seed in seeds}
             for k, future in enumerate(as_completed(futures)):
                 results[futures[future]] = future.result()
                 if progress:

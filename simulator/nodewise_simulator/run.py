@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
-from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder, rule
+from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder
 from nodewise_simulator import scenarios
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine
@@ -29,11 +29,20 @@ def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
 
         return load(Path(name) if "/" in name else bundle_folder(bundle)), False
     base = name.removesuffix(ORACLE)
-    found = rule(base)
+    if base not in POLICIES:
+        known = ", ".join((*POLICIES, LEARNED))
+        raise UserError(f"there is no policy {name!r}; choose one of {known} (see `nodewise policies`)")
+    found = POLICIES[base]
     if base != name and not found.uses_run_times:
         timed = ", ".join(k for k, p in POLICIES.items() if p.uses_run_times)
         raise UserError(f"{name!r} would be the same as {base!r}, which ignores run times; with {ORACLE}: {timed}")
     return found, base != name
+
+
+def check_bundle(policies: Sequence[str], bundle: Path | None) -> None:
+    """Refuse a bundle that no policy would load. Raises UserError."""
+    if bundle is not None and LEARNED not in policies:
+        raise UserError(f"--bundle {bundle} is for policy {LEARNED!r}, which is not asked for; add it, or leave it out")
 
 
 def play(
@@ -55,5 +64,6 @@ def play(
 
 def simulate(scenario: str, policy: str, seed: int, bundle: Path | None = None) -> Result:
     """One run by name. Raises UserError for an unknown scenario, policy or bundle."""
+    check_bundle((policy,), bundle)
     found, oracle = resolve(policy, bundle)
     return play(scenarios.make(scenario, seed), found, oracle=oracle)[0]

@@ -449,7 +449,8 @@ def test_a_second_replica_takes_over_within_the_lease_and_repeats_nothing(
     second = start(*flags, "--identity", "second")
     with Kubelet(audited.url, audited.token, run_s) as kubelet:
         truth = Truth(world, namespace, 3)
-        time.sleep(5.0)
+        second.process.wait_until(lambda: "standing by" in second.process.log_tail(), 60.0)
+        time.sleep(2.0)
         assert second.get("/readyz") == ""  # it waits
         first.process.signal(signal.SIGKILL)
         first.process.stop()
@@ -478,6 +479,6 @@ def test_whoever_was_paused_and_wakes_up_without_the_lease_ends_without_writing(
         if first.process.returncode is not None:
             break
         time.sleep(0.1)
-    assert first.process.returncode == 1
+    assert first.process.returncode not in (None, 0)
     assert second.process.returncode is None
     conserved(second)

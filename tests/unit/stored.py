@@ -1,16 +1,20 @@
 """Rows for tests of the store."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
+from sqlalchemy import Connection, select, text, update
 
 from nodewise.channel.messages import DecisionRow
 from nodewise.core.estimator import Observation
 from nodewise_operator.store import Batch, Downtime, Fate, NodeRow, PodRow, Store
+from nodewise_operator.store.codec import checksum
+from nodewise_operator.store.engine import connect, parse
+from nodewise_operator.store.schema import META, PODS
 
 FEATURES = [f"feature_{k}" for k in range(37)]
 _FATES = (Fate.SUCCEEDED, Fate.FAILED, Fate.CENSORED, Fate.RUNNING, Fate.WAITING)
@@ -101,3 +105,28 @@ def expected(batches: Sequence[Batch]) -> dict[str, list[str]]:
 def batches(count: int) -> Iterator[Batch]:
     """The first `count`."""
     return map(batch, range(1, count + 1))
+
+
+def to_version_1(connection: Connection) -> None:
+    """Make it what version 1 wrote: pods had no arrived_s, no index on it, and checksums without it."""
+    for row in connection.execute(select(PODS)).mappings().all():
+        old = [value for name, value in row.items() if name not in ("sum", "arrived_s")]
+        connection.execute(update(PODS).where(PODS.c.uid == row["uid"]).values(sum=checksum("pods", old)))
+    connection.execute(text("DROP INDEX pods_by_arrival"))
+    connection.execute(text("ALTER TABLE pods DROP COLUMN arrived_s"))
+    set_version(connection, 1)
+
+
+def set_version(connection: Connection, version: int) -> None:
+    """Say that the schema is of another version."""
+    row = dict(connection.execute(select(META)).mappings().one()) | {"schema_version": version}
+    row["sum"] = checksum("meta", [value for name, value in row.items() if name != "sum"])
+    connection.execute(update(META).values(row))
+
+
+def changed(url: str, change: Callable[..., object], *arguments: object) -> None:
+    """Change a store behind its back, in a transaction."""
+    engine = connect(parse(url))
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        change(connection, *arguments)
+    engine.dispose()

@@ -37,6 +37,14 @@ def test_completion_is_a_mean_and_the_others_are_sums() -> None:
         assert (made[metric].before, made[metric].mean, made[metric].low) == pytest.approx((500.0, 100.0, 100.0))
 
 
+def test_nobody_saves_more_than_is_spent() -> None:
+    before = np.zeros((3, 40, 4))
+    before[:, ::8] = 1.0
+    made = intervals(before, np.zeros_like(before))["sla_misses"]
+    assert made.mean == made.high == made.before == pytest.approx(15.0 / 3.0)
+    assert made.low < 5.0
+
+
 def test_gains_that_come_in_a_few_bursts_are_less_certain_than_scattered_ones() -> None:
     before = np.full((3, 400, 4), 10.0)
     scattered, burst = before.copy(), before.copy()

@@ -1,6 +1,7 @@
 """`nodewise bundle`: the card in a table, and every check in a line."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,11 +47,30 @@ def test_inspect_gives_programs_the_whole_card(run: Run, folder: Path) -> None:
     assert {f["file"]: f["bytes"] for f in told["files"]} == {p.name: p.stat().st_size for p in folder.iterdir()}
 
 
-def test_inspect_shows_also_what_verify_refuses(run: Run, folder: Path) -> None:
+def test_inspect_shows_also_what_verify_refuses_and_marks_it(run: Run, folder: Path) -> None:
     (folder / "head.onnx").unlink()
-    status, out, _ = run("bundle", "inspect", str(folder))
-    assert status == 0
-    assert any("head.onnx" in line and "–" in line for line in out.splitlines())
+    (folder / "encoder.onnx").write_bytes(b"another")
+    status, out, err = run("bundle", "inspect", str(folder))
+    assert status == 2
+    for words in (("head.onnx", "–", "NO"), ("encoder.onnx", "7", "NO"), ("golden.npz", "yes"), ("delay_cents",)):
+        assert any(all(word in line for word in words) for line in out.splitlines()), words
+    assert err.startswith(f"nodewise: {folder}/")
+    assert all(file in err for file in ("head.onnx", "encoder.onnx"))
+    assert "golden.npz" not in err
+    status, out, _ = run("bundle", "inspect", str(folder), "-o", "json")
+    assert status == 2
+    assert {f["file"]: f["matches"] for f in json.loads(out)["files"]} == {
+        "head.onnx": False, "encoder.onnx": False, "golden.npz": True, "card.json": None,
+    }  # fmt: skip
+
+
+def test_results_of_one_shape_are_a_table_of_rounded_numbers(run: Run, tmp_path: Path) -> None:
+    rows = [{"departed": 0.5998965148885032, "scenario": "hetero", "worlds": 12}]
+    write_bundle(tmp_path / "b", models(), replace(card_of(), results={"validation": rows, "note": "x"}), golden())
+    lines = run("bundle", "inspect", str(tmp_path / "b"))[1].splitlines()
+    assert any(re.search(r"scenario\s+┃\s+departed\s+┃\s+worlds", line) for line in lines)
+    assert any(re.search(r"hetero\s+│\s+0\.5999\s+│\s+12", line) for line in lines)
+    assert not any("0.59989" in line or '"' in line for line in lines)
 
 
 def test_verify_tells_each_check_and_ends_with_the_first_that_is_not_passed(run: Run, folder: Path) -> None:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -119,6 +120,10 @@ def test_version_is_the_packages(run: Run) -> None:
         ("compare --policies index,nope --seeds 1", "nope"),
         ("compare --policies index --baseline economic", "economic"),
         ("compare --policies index --seeds 3-1", "3-1"),
+        ("compare --policies index,economic --bundle a/b", "'learned'"),
+        ("compare --policies nope", ", learned "),
+        ("compare --policies index --scenario hetero@load", "value of load is missing"),
+        ("simulate --policy index --bundle a/b", "a/b"),
         ("demo --seeds x", "x"),
         ("bench nope", "nope"),
     ],
@@ -172,22 +177,30 @@ def test_a_line_that_cannot_be_read_ends_with_status_2(line: str, run: Run) -> N
     assert "Traceback" not in err
 
 
-def test_ctrl_c_ends_with_status_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_with_a_word_and_status_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nodewise.cli.explain.fetch", interrupted)
-    assert run("explain", "a") == (cli.INTERRUPTED, "", "")
+    assert run("explain", "a") == (130, "", "interrupted\n")
 
 
 def test_a_missing_extra_is_told_with_the_way_to_get_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object) -> None:
-        raise ModuleNotFoundError("No module named 'numba'", name="numba")
+        raise ModuleNotFoundError("No module named 'numba.core'", name="numba.core")
 
     monkeypatch.setattr("nodewise.cli.explain.fetch", absent)
-    status, _, err = run("explain", "a")
-    assert (status, err.count("\n")) == (cli.USAGE_ERROR, 1)
-    assert "numba: pip install" in err
+    how = "run pip install '.[simulator]' in a clone of the repository"
+    told = f"nodewise: this command needs the package numba: {how}\n"
+    assert run("explain", "a") == (cli.USAGE_ERROR, "", told)
+
+
+def test_each_module_is_named_with_an_extra_that_installs_it() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    distribution = {"prometheus_client": "prometheus-client", "yaml": "pyyaml"}
+    for extra, modules in cli.EXTRAS.items():
+        installed = {re.split(r"[<>=\[]", needed)[0] for needed in project["optional-dependencies"][extra]}
+        assert {distribution.get(module, module) for module in modules} <= installed
 
 
 def test_policies_lists_every_policy_with_its_line(run: Run) -> None:
@@ -324,6 +337,31 @@ def test_five_policies_with_intervals_fit_into_120_columns_with_their_names(
     assert "…" not in out
     assert re.search(r"┃ +┃ +least-work- ┃ earliest-finish- ┃ +┃ +┃\n", out)
     assert re.search(r"┃ +kube-default ┃ +remaining ┃ +time ┃ +economic ┃ +learned ┃\n", out)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "note"),
+    [
+        ("1", "1 seed: no interval can be told from it; take 10 or more"),
+        ("1-4", "4 seeds: intervals over so few seeds say little; take 10 or more"),
+        ("1-5", None),
+    ],
+)
+def test_a_comparison_over_few_seeds_says_that_it_tells_little(numbers: str, note: str | None, run: Run) -> None:
+    line = ("compare", "--policies", "index", "--scenario", "hetero@pods=5,warm=0", "--seeds", numbers)
+    _, out, err = run(*line)
+    assert "1.000" in out  # the ratio to itself
+    assert out.splitlines()[-1] == note or note is None
+    assert ("seeds say little" in out or "1 seed:" in out) is (note is not None)
+    assert re.fullmatch(r"1 policies on hetero@pods=5,warm=0: [145] worlds to do\n", err)
+    assert json.loads(run(*line, "-o", "json")[1]).get("note") == note
+
+
+def test_in_a_pipe_notes_come_no_oftener_than_asked_for_but_the_last_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with output.progress(1e9) as tell:
+        for done, note in enumerate(("a", "b", "c", "d")):
+            tell("work", done, 3, note, "%")
+    assert capsys.readouterr().err == "work: a (0% done)\nwork: d (100% done)\n"
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,14 @@ async def test_a_command_that_is_not_there_fails() -> None:
     assert (found.code, "/no/such" in found.message) == (127, True)
 
 
-async def test_mounts_are_folders_that_go_with_the_pod() -> None:
+def test_mounts_are_folders_that_go_with_the_pod() -> None:
     told = pod(
         "import os, sys; open(sys.argv[1], 'w'); open(sys.argv[2], 'w').write(os.environ['TMPDIR'])",
         args=["/scratch/file", "/dev/termination-log"],
         env=[{"name": "TMPDIR", "value": "/scratch"}],
         volumeMounts=[{"name": "scratch", "mountPath": "/scratch"}],
     )
-    folder = Path((await run_command(told, "node")).message)
+    folder = Path(asyncio.run(run_command(told, "node")).message)
     assert folder.is_absolute()
     assert not folder.exists()
 
@@ -59,7 +59,7 @@ async def test_a_pod_that_is_deleted_takes_its_processes_with_it(tmp_path: Path)
     sleeper += f"open({str(pid)!r}, 'w').write(str(p.pid)); p.wait()"
     running = asyncio.create_task(run_command(pod(sleeper), "node"))
     async with asyncio.timeout(60):
-        while not (pid.exists() and pid.read_text()):
+        while not (pid.exists() and pid.read_text()):  # noqa: ASYNC110  another process writes it
             await asyncio.sleep(0.05)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import math
 import random
 import threading
 import time
@@ -201,6 +202,38 @@ def test_what_left_while_nobody_looked_is_censored_and_the_time_is_written_down(
     assert {uid: [d.neutral for d in of] for uid, of in two.decisions().items()} == {
         "stays": [""], "goes": [""], "ends": [""], "new": [UNSEEN],
     }  # fmt: skip
+
+
+def test_a_list_after_a_gap_ends_who_is_missing_and_scores_nobody(operated: Callable[..., Operated]) -> None:
+    one = operated().begin(a_pod("stays", "n1"), a_pod("goes", "n1"))
+    one.intake.replaced("nodes", [node_item(a_node(name)) for name in ("n1", "n3")], 10.0)
+    one.intake.replaced("pods", [pod_item(a_pod("stays", "n1")), pod_item(a_pod("new", "n3"))], 10.0)
+    one.event("ADDED", a_pod("later", "n3"))
+    one.end()
+    assert {uid: (row.fate, row.reason) for uid, row in one.rows().items()} == {
+        "stays": (Fate.RUNNING, ""),
+        "goes": (Fate.CENSORED, "downtime"),
+        "new": (Fate.RUNNING, ""),
+        "later": (Fate.RUNNING, ""),
+    }
+    assert {uid: of[0].neutral for uid, of in one.decisions().items() if uid in ("new", "later")} == {
+        "new": UNSEEN, "later": "",
+    }  # fmt: skip
+    assert [gap.begin_s for gap in one.store.downtimes()] == [10.0]
+    assert {row.name for row in one.store.nodes() if row.last_seen_s < math.inf} == {"n2"}
+
+
+def test_who_a_census_misses_is_censored_unless_the_watch_tells_how_it_ended(operated: Callable[..., Operated]) -> None:
+    one = operated().begin(a_pod("one", "n1"), a_pod("two", "n1"))
+    one.intake.gap(10.0, "the watch of pods was cut")
+    one.intake.vanished("pods", ["one", "two"])
+    one.event("DELETED", a_pod("two", "n1", "Succeeded"))
+    one.end()
+    assert {uid: (row.fate, row.reason) for uid, row in one.rows().items()} == {
+        "one": (Fate.CENSORED, "downtime"),
+        "two": (Fate.SUCCEEDED, ""),
+    }
+    assert [*one.intake.state.pods()] == []
 
 
 def test_a_restart_repeats_nothing(operated: Callable[..., Operated]) -> None:

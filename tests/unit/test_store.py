@@ -15,22 +15,17 @@ from nodewise.channel.messages import DecisionRow
 from nodewise.core.errors import UserError
 from nodewise.core.estimator import Observation
 from nodewise_operator.store import Batch, Downtime, Fate, Fenced, NodeRow, PodRow, Store, StoreUnavailable, Unstorable
-from nodewise_operator.store.engine import connect, parse
 from nodewise_operator.store.ranges import arrived, missing
 from nodewise_operator.store.schema import DECISIONS, DOWNTIMES, NODES, OBSERVATIONS, PODS, TABLES
 
-from .stored import batch, batches, contents, decision_row, expected, pod_row
+from .stored import batch, batches, changed, contents, decision_row, expected, pod_row
 
 __all__ = ["postgres_server", "store_url"]
 
 
 def sql(url: str, *statements: str) -> None:
     """Behind the store's back."""
-    engine = connect(parse(url))
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        for statement in statements:
-            connection.execute(text(statement))
-    engine.dispose()
+    changed(url, lambda connection: [connection.execute(text(statement)) for statement in statements])
 
 
 def kept(*uids: str, fate: Fate = Fate.SUCCEEDED) -> Batch:

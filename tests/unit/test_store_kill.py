@@ -8,16 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy import inspect, select, text
 from tests.postgres import postgres_server, store_url
 
 from nodewise.core.errors import UserError
 from nodewise_operator.store import Store
-from nodewise_operator.store.codec import checksum
 from nodewise_operator.store.engine import connect, parse
-from nodewise_operator.store.schema import META, PODS, VERSION
+from nodewise_operator.store.schema import META, VERSION
 
-from .stored import batch, batches, contents, expected
+from .stored import batch, batches, changed, contents, expected, set_version, to_version_1
 
 __all__ = ["postgres_server", "store_url"]
 
@@ -70,29 +69,6 @@ def test_what_was_acknowledged_before_a_kill_is_there_once(store_url: str) -> No
         assert store.conservation().ok
         store.close()
     assert acknowledged > KILLS
-
-
-def to_version_1(connection: Connection) -> None:
-    """What version 1 wrote: pods had no arrived_s, no index on it, and checksums without it."""
-    for row in connection.execute(select(PODS)).mappings().all():
-        old = [value for name, value in row.items() if name not in ("sum", "arrived_s")]
-        connection.execute(update(PODS).where(PODS.c.uid == row["uid"]).values(sum=checksum("pods", old)))
-    connection.execute(text("DROP INDEX pods_by_arrival"))
-    connection.execute(text("ALTER TABLE pods DROP COLUMN arrived_s"))
-    set_version(connection, 1)
-
-
-def set_version(connection: Connection, version: int) -> None:
-    row = dict(connection.execute(select(META)).mappings().one()) | {"schema_version": version}
-    row["sum"] = checksum("meta", [value for name, value in row.items() if name != "sum"])
-    connection.execute(update(META).values(row))
-
-
-def changed(url: str, change: object, *arguments: object) -> None:
-    engine = connect(parse(url))
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        change(connection, *arguments)  # type: ignore[operator]
-    engine.dispose()
 
 
 def schema(url: str) -> tuple[int, list[str], set[str]]:

@@ -1,6 +1,8 @@
 """A training run: the same again from its seed, the same after a kill, refused in a sentence; and what it exports."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from nodewise.cli.train import BATCH
 from nodewise.core.card import PolicyCard
 from nodewise.core.decide import PolicyRefusalError
 from nodewise.core.errors import UserError
@@ -35,6 +38,7 @@ from nodewise_training.logs import LOG, Logs
 from nodewise_training.ppo import ALGORITHM, SEES, Learner, Settings, export, train
 from nodewise_training.rollout import FIRST_SEED, Batch, Collector, Plan
 from nodewise_training.runs import CHECKPOINT, Checkpoint, Run, load_checkpoint, save_checkpoint
+from nodewise_training.worlds import TRAINABLE, check
 
 WORLD = "hetero@load=0.85,pods=200,warm=220"
 """No pod more than the plan needs."""
@@ -50,6 +54,17 @@ import sys
 from pathlib import Path
 from nodewise_training.ppo import Plan, Settings, train
 train([{WORLD!r}], 1, Path(sys.argv[1]), decisions=10**9, settings={TINY!r})
+"""
+
+COMMAND = f"""
+import sys
+from functools import partial
+from nodewise.cli.main import main
+from nodewise_training import ppo
+from nodewise_training.ppo import Plan, Settings
+ppo.train = partial(ppo.train, settings={TINY!r})
+sys.argv = ["nodewise", "train", "--scenario", {WORLD!r}, "--minutes", "999", "--out", sys.argv[1]]
+main()
 """
 
 
@@ -188,16 +203,29 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(tmp_path: Path) -> None
     for nothing in ({}, {"minutes": 0.0}, {"minutes": float("nan")}, {"decisions": 0}):
         with pytest.raises(UserError, match=r"^nothing would end the training; give --minutes or --decisions above 0$"):
             train([WORLD], 1, new, settings=TINY, **nothing)
-    assert not new.exists()
+    with pytest.raises(UserError, match=r"new holds no run to resume; name the folder of one, or leave --resume out"):
+        trained(new, 1, resume=True)
     with pytest.raises(UserError, match=r"^there is no scenario 'homo'; choose one of hetero, "):
         train(["homo"], 1, new, decisions=1, settings=TINY)
     with pytest.raises(UserError, match=r"^a world of 419 pods is too short to learn from; give the scenario 420, "):
         train([WORLD.replace("warm=220", "warm=219")], 1, new, decisions=1, settings=TINY)
-    with pytest.raises(UserError, match=r"^the compiled engine does not model queues at nodes .*scenario S0q"):
+    with pytest.raises(
+        UserError, match=r"^the compiled engine does not model queues at nodes .*scenario S0q.* on: hetero$"
+    ):
         train(["S0q@pods=400,warm=100"], 1, new, decisions=1, settings=TINY)
+    assert not new.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file cannot be made .*; choose another folder with --out$"):
         trained(tmp_path / "file", 1)
+
+
+def test_what_is_said_to_be_trainable_is_what_the_compiled_engine_models() -> None:
+    for name in scenarios.SCENARIOS:
+        if name in TRAINABLE:
+            check(f"{name}@pods=20,warm=0", 1, 20)
+        else:
+            with pytest.raises(UserError, match="compiled engine"):
+                check(f"{name}@pods=20,warm=0", 1, 20)
 
 
 def test_another_run_is_not_gone_on_with(whole: tuple[Path, Checkpoint]) -> None:
@@ -222,7 +250,7 @@ def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(
     (tmp_path / CHECKPOINT).write_bytes(good[: len(good) // 2] if broken == b"half" else broken)
     for use in (lambda: trained(tmp_path, 1, resume=True), lambda: export(tmp_path, tmp_path / "bundle", "p")):
         with pytest.raises(
-            UserError, match=r"checkpoint.pt is not a checkpoint \([^\n]*\); train into another folder$"
+            UserError, match=r"checkpoint.pt is damaged or not a checkpoint of this version; train into another folder$"
         ):
             use()
 
@@ -230,6 +258,21 @@ def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(
 def test_a_folder_without_a_run_is_not_exported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run to export; name the --out folder of `nodewise train ppo`$"):
         export(tmp_path, tmp_path / "bundle", "p")
+
+
+def test_a_destination_that_cannot_be_is_refused_before_anything_is_computed(
+    whole: tuple[Path, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unvalidated = tmp_path / "run"
+    unvalidated.mkdir()
+    save_checkpoint(unvalidated, replace(whole[1], validation=[]))
+    monkeypatch.setattr(ppo, "Validation", pytest.fail)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run exists already; a bundle is never changed, so choose a new folder$"):
+        export(unvalidated, unvalidated, "p")
+    with pytest.raises(UserError, match=r"b cannot be written: .*file is no folder that you may write in$"):
+        export(unvalidated, tmp_path / "file" / "a" / "b", "p")
+    assert not (tmp_path / "file").is_dir()
 
 
 # --- what is learned from --------------------------------------------------------------------------------------------
@@ -332,8 +375,12 @@ def test_a_policy_is_trained_exported_and_checked_from_the_command_line(
     assert status == 0
     assert f"nodewise train ppo --scenario {WORLD} --seed 1 --decisions 2" in said
     assert f"Next: nodewise export {folder} --out BUNDLE" in said
-    assert "ppo: preparing the worlds of validation (0% done)" in told
-    assert "ppo: cost to economic " in told
+    summary = " ".join(said.split())
+    assert re.search(r"; chose another node than economic in \d+ % of .*; economic decided \d+\.\d % \(outside", summary)
+    preparing, begun, *_, ended = told.splitlines()
+    assert preparing == "preparing the worlds of validation: 1 worlds to do"
+    assert begun == "training: 0 decisions (0% done)"
+    assert re.fullmatch(r"training: 2\d\d decisions, cost to economic \d\.\d{3} \(100% done\)", ended)
     status, said, told = run("train", "--scenario", WORLD, "--decisions", "1", "--out", folder)
     assert (status, said) == (2, "")
     assert "add --resume to go on with it" in told
@@ -348,3 +395,32 @@ def test_a_policy_is_trained_exported_and_checked_from_the_command_line(
     assert json.loads(said)["digest"][:12] in shown
     status, _, told = run("train", "sarsa", "--out", folder)
     assert (status, told) == (2, "nodewise: there is no algorithm 'sarsa'; choose one of ppo\n")
+
+
+def test_the_help_tells_the_size_of_a_batch() -> None:
+    plan = Plan()
+    assert plan.worlds * plan.segments * plan.rollouts * plan.decisions == BATCH
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_ctrl_c_ends_training_and_says_what_was_kept(learns: bool, tmp_path: Path) -> None:
+    out, said = tmp_path / "run", tmp_path / "said"
+    with said.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-c", COMMAND, out], stderr=stderr, start_new_session=True)
+
+    def reached() -> bool:
+        assert process.poll() is None
+        return (out / CHECKPOINT).exists() if learns else "preparing" in said.read_text()
+
+    try:
+        waited_for(reached)
+        started = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    told = [line for line in said.read_text().splitlines() if not line.startswith(("preparing", "training:"))]
+    kept = [f"checkpoint kept in {out}; go on with --resume"]
+    assert told == ["stopping …", *(kept if learns else [])]
+    waited_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))

@@ -6,7 +6,7 @@ For watching training only. What is published comes from `nodewise compare`: the
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,10 +18,15 @@ from nodewise_simulator.compare import ratio_interval
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Flat
 from nodewise_simulator.compiled.run import Net, State, play_net, play_rule
+from nodewise_simulator.workers import Workers
 from nodewise_training.returns import expected_cents
-from nodewise_training.worlds import processes, world
+from nodewise_training.worlds import world
 
 Ints = NDArray[np.int64]
+Progress = Callable[[str, int, int, str, str], None]
+"""Told of (stage, done, total, how it goes, unit of both numbers)."""
+
+PREPARING = "preparing the worlds of validation"
 
 COUNTED = 0.4
 """Part of a world's pods, the last ones, that is counted."""
@@ -32,13 +37,23 @@ SEEDS = range(901, 913)
 
 
 class Validation:
-    """Worlds of scenarios, and what `economic` costs on them. Raises UserError for an unknown scenario."""
+    """Worlds of scenarios, and what `economic` costs on them. Raises UserError for an unknown scenario.
 
-    def __init__(self, scenario_texts: Sequence[str], seeds: Sequence[int] = SEEDS) -> None:
-        with processes(os.cpu_count() or 1) as pool:
-            made = {text: pool.map(world, [text] * len(seeds), seeds) for text in scenario_texts}
-            self._worlds = {text: list(flats) for text, flats in made.items()}
+    `progress` is told of (stage, worlds done, worlds, note, unit).
+    """
+
+    def __init__(
+        self, scenario_texts: Sequence[str], seeds: Sequence[int] = SEEDS, progress: Progress = lambda *_: None
+    ) -> None:
+        todo = [(text, seed) for text in dict.fromkeys(scenario_texts) for seed in seeds]
+        self._worlds: dict[str, list[Flat]] = {text: [] for text, _ in todo}
         self._threads = ThreadPoolExecutor(os.cpu_count())
+        progress(PREPARING, 0, len(todo), "", "worlds")
+        with Workers(os.cpu_count() or 1) as workers:
+            made = [workers.submit(world, text, seed) for text, seed in todo]
+            for k, ((text, _), flat) in enumerate(zip(todo, made, strict=True)):
+                self._worlds[text].append(flat.result())
+                progress(PREPARING, k + 1, len(todo), "", "worlds")
         self._bar = {text: self._play(text, None)[0] for text in self._worlds}
 
     def rows(self, net: Net) -> list[Mapping[str, Any]]:

@@ -6,6 +6,7 @@ Nothing is written before torch, onnxruntime and the compiled scorer were seen t
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -86,6 +87,15 @@ def check_parity(scorer: Scorer, models: Mapping[str, bytes], recorded: Sequence
         }
         for name, scores in others.items():
             _compare(name, scores, expected)
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder that `write` would refuse, before anything was computed for it. Raises UserError."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already; a bundle is never changed, so choose a new folder")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {above} is no folder that you may write in")
 
 
 def write(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,21 +31,21 @@ from nodewise.core.errors import UserError
 from nodewise.policies.bundle import check_name
 from nodewise_simulator.compiled.run import Net
 from nodewise_simulator.scorer import weights_of
-from nodewise_training.evaluate import SEEDS, Validation
-from nodewise_training.export import write
+from nodewise_training.evaluate import SEEDS, Progress, Validation
+from nodewise_training.export import check_new, write
 from nodewise_training.logs import Logs
 from nodewise_training.nets import Scorer
 from nodewise_training.rollout import Batch, Collector, Plan
-from nodewise_training.runs import Checkpoint, Run, begin, load_checkpoint, save_checkpoint
+from nodewise_training.runs import Checkpoint, Run, load_checkpoint, make_folder, save_checkpoint, stopped
 from nodewise_training.seen import Seen
+from nodewise_training.worlds import check
 
 ALGORITHM = "ppo"
 SEES = tuple(name for name in COLUMNS if name != "log_waited")
 """The columns of the policy, in card order. Simulated pods are asked about at the instant they arrive, real ones up to
 seconds after their creationTimestamp: what is learned of waiting would be wrong, and its range too narrow."""
 
-Progress = Callable[[float, str], None]
-"""Told of (share that is done, how it goes)."""
+TRAINING = "training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,18 +173,23 @@ def train(
     minutes: float | None = None,
     resume: bool = False,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> Checkpoint:
     """Train until so many decisions were learned from or so many minutes have passed, whichever is first.
 
     `out` gets a checkpoint after each iteration, `log.jsonl` and TensorBoard events. `resume` goes on with what is
-    there. Raises UserError if nothing ends the run, or the folder or a scenario is of no use.
+    there. Raises UserError, before anything is written, if nothing ends the run, or the folder or a scenario is of no
+    use.
     """
     if not max(decisions or 0, minutes or 0) > 0:  # nan too
         raise UserError("nothing would end the training; give --minutes or --decisions above 0")
-    settings, tell = settings or Settings(), progress or (lambda *_: None)
+    settings = settings or Settings()
     run = Run(ALGORITHM, tuple(scenarios), seed, asdict(settings))
-    found = begin(out, run, resume=resume)
+    found = stopped(out, run, resume=resume)
+    if found is None:
+        for text in scenarios:
+            check(text, settings.validation[0], settings.plan.least_pods)
+    make_folder(out)
     torch.set_num_threads(1)  # what is added up in one order gives one sum
     learner, spent_s, validated, commit = Learner(settings, seed), 0.0, [], here()
     if found is not None:
@@ -197,9 +202,13 @@ def train(
         """How much of the budget is spent."""
         return max(learner.decisions / (decisions or math.inf), spent_s / (60.0 * (minutes or math.inf)))
 
-    note = "preparing the worlds of validation"
-    tell(share(), note)
-    validation = Validation(scenarios, settings.validation)
+    def tell() -> None:
+        ratios = ", ".join(f"{row['ratio']:.3f}" for row in validated)
+        note = f"{learner.decisions:,} decisions" + (f", cost to economic {ratios}" if ratios else "")
+        progress(TRAINING, round(100.0 * min(share(), 1.0)), 100, note, "%")
+
+    validation = Validation(scenarios, settings.validation, progress)
+    tell()
     with Collector(scenarios, SEES, settings.plan, seed) as collector, Logs(out, learner.iteration) as logs:
         while share() < 1.0:
             started_s = time.monotonic()
@@ -215,16 +224,16 @@ def train(
                 rows = validation.rows(learner.net(average=True))
                 validated = [{**row, "decisions": learner.decisions} for row in rows]
                 told |= {f"ratio {row['scenario']}": row["ratio"] for row in validated}
-                note = "cost to economic " + ", ".join(f"{row['ratio']:.3f}" for row in validated)
             logs.add(learner.iteration, told)
             save_checkpoint(out, Checkpoint(run, learner.state(), spent_s, validated, commit))
-            tell(min(share(), 1.0), note)
+            tell()
     return Checkpoint(run, learner.state(), spent_s, validated, commit)
 
 
-def export(folder: Path, out: Path, name: str) -> PolicyCard:
+def export(folder: Path, out: Path, name: str, progress: Progress = lambda *_: None) -> PolicyCard:
     """Write the bundle of a run's average. Raises UserError if the folder holds no run of this trainer."""
     check_name(name)
+    check_new(out)
     found = load_checkpoint(folder)
     if found is None or found.run.algorithm != ALGORITHM:
         raise UserError(f"{folder} holds no run to export; name the --out folder of `nodewise train {ALGORITHM}`")
@@ -232,7 +241,8 @@ def export(folder: Path, out: Path, name: str) -> PolicyCard:
     learner.restore(found.learner)
     validated = found.validation
     if not validated or validated[0]["decisions"] != learner.decisions:  # a run that was killed
-        rows = Validation(found.run.scenarios, found.run.settings["validation"]).rows(learner.net(average=True))
+        validation = Validation(found.run.scenarios, found.run.settings["validation"], progress)
+        rows = validation.rows(learner.net(average=True))
         validated = [{**row, "decisions": learner.decisions} for row in rows]
     results = {"validation, expected cost to economic": list(validated)}
     return write(

@@ -11,13 +11,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Flat
 from nodewise_simulator.compiled.run import Net, Record, State, play_net, play_rule, play_sampled
+from nodewise_simulator.workers import Workers
 from nodewise_training.returns import expected_cents, leave_one_out, normalised, to_others_cents
-from nodewise_training.worlds import processes, world
+from nodewise_training.worlds import check_length, world
 
 Ints = NDArray[np.int64]
 
@@ -74,7 +74,7 @@ class Collector:
 
     def __init__(self, scenario_texts: Sequence[str], columns: tuple[str, ...], plan: Plan, seed: int) -> None:
         self._scenarios, self._columns, self._plan, self._seed = tuple(scenario_texts), columns, plan, seed
-        self._processes = processes(1)
+        self._workers = Workers(1)
         self._threads = ThreadPoolExecutor(os.cpu_count())
         self._ahead: dict[int, list[Future[Flat]]] = {}
         self._record: Record | None = None
@@ -83,8 +83,8 @@ class Collector:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._processes.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._workers.__exit__()
 
     def collect(self, net: Net, iteration: int) -> Batch:
         """Roll the policy out on the worlds of an iteration; the same for the same seed, iteration and weights.
@@ -94,7 +94,7 @@ class Collector:
         plan = self._plan
         for ahead in (iteration, iteration + 1):
             if ahead not in self._ahead:
-                jobs = [self._processes.submit(world, text, seed) for text, seed in self._worlds(ahead)]
+                jobs = [self._workers.submit(world, text, seed) for text, seed in self._worlds(ahead)]
                 self._ahead[ahead] = jobs
         flats = [job.result() for job in self._ahead.pop(iteration)]
         share = plan.segments * plan.rollouts * plan.decisions
@@ -143,11 +143,7 @@ def roll_out(flat: Flat, net: Net, plan: Plan, record: Record, seed: Sequence[in
     world that is too short.
     """
     rng, pods, size = np.random.default_rng(seed), len(flat.pod_f), plan.decisions
-    if pods < plan.least_pods:
-        raise UserError(
-            f"a world of {pods} pods is too short to learn from; give the scenario {plan.least_pods}, its warm-up "
-            "included"
-        )
+    check_length(flat, plan.least_pods)
     first = max(int(pods * _COLD), _APPROACH)
     span = (pods - plan.tail - first) // plan.segments
     shape = (plan.segments, plan.rollouts, size)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from nodewise.core.errors import UserError
-from nodewise.policies.checks import first_line
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -75,18 +74,21 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             Run(run["algorithm"], tuple(run["scenarios"]), run["seed"], run["settings"]),
             told["learner"], told["seconds"], told["validation"], told["commit"],
         )  # fmt: skip
-    except Exception as error:  # torch.load has no exception of its own, and may say a page
-        raise UserError(f"{path} is not a checkpoint ({first_line(error)}); train into another folder") from error
-
-
-def begin(folder: Path, run: Run, *, resume: bool) -> Checkpoint | None:
-    """Make the folder of a run, or find where it stopped. Raises UserError if another run is there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder with --out") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except Exception as error:  # torch.load has no exception of its own, and says a page about trust
+        raise UserError(f"{path} is damaged or not a checkpoint of this version; train into another folder") from error
+
+
+def stopped(folder: Path, run: Run, *, resume: bool) -> Checkpoint | None:
+    """Where the run in a folder stopped; None for one that begins there.
+
+    Raises UserError if another run is there, or none that could be gone on with.
+    """
     found = load_checkpoint(folder)
     if found is None:
+        if resume:
+            raise UserError(f"{folder} holds no run to resume; name the folder of one, or leave --resume out to begin")
         return None
     if not resume:
         raise UserError(f"{folder} holds a run already; add --resume to go on with it, or choose another with --out")
@@ -98,6 +100,14 @@ def begin(folder: Path, run: Run, *, resume: bool) -> Checkpoint | None:
                 "begun, or choose another folder with --out"
             )
     return found
+
+
+def make_folder(folder: Path) -> None:
+    """Raises UserError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); choose another folder with --out") from error
 
 
 def _flat(told: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
-from threading import Thread
-
+from nodewise.core.errors import UserError
 from nodewise_simulator import scenarios
 from nodewise_simulator.compiled.flat import Flat, flatten
+
+TRAINABLE = ("hetero",)
+"""Scenarios that the compiled engine models."""
 
 
 def world(scenario: str, seed: int) -> Flat:
@@ -17,18 +15,20 @@ def world(scenario: str, seed: int) -> Flat:
     return flatten(scenarios.make(scenario, seed))
 
 
-def processes(count: int) -> ProcessPoolExecutor:
-    """Processes to call `world` in; they leave Ctrl-C to this one, and end with it however it ends."""
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_follow)
+def check(scenario: str, seed: int, least_pods: int) -> None:
+    """Make one world of a scenario to see whether others can be learned from. Raises UserError if not."""
+    made = scenarios.make(scenario, seed)
+    try:
+        flat = flatten(made)
+    except UserError as error:
+        raise UserError(f"{error}; what can be trained on: {', '.join(TRAINABLE)}") from None
+    check_length(flat, least_pods)
 
 
-def _follow() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    Thread(target=end, daemon=True).start()  # a worker waits for work even if who gives it was killed
+def check_length(flat: Flat, least_pods: int) -> None:
+    """Refuse a world of fewer pods. Raises UserError."""
+    if len(flat.pod_f) < least_pods:
+        raise UserError(
+            f"a world of {len(flat.pod_f)} pods is too short to learn from; give the scenario {least_pods}, its "
+            "warm-up included"
+        )

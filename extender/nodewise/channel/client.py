@@ -115,10 +115,11 @@ class Client:
         return 0.05  # an operator that never waits shall not keep us busy
 
     async def _tell(self, session: aiohttp.ClientSession) -> float:
+        told = self._report()
         report = msgspec.structs.replace(
-            self._report(),
+            told,
             extender=self._spool.extender,
-            dropped=self._spool.dropped,
+            dropped=told.dropped + self._spool.dropped,
             predictor_revision=self._follower.revision,
             observations=self._follower.overdue(),
         )

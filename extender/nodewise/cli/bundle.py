@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from nodewise.core.card import PolicyCard
 
 ACTIONS = {
-    "inspect": "the card: identity, origin, columns with their ranges, results, files",
+    "inspect": "the card: identity, origin, columns with their ranges, results, files; exit status 2 if one is another",
     "verify": "every check that serving makes, a line each; exit status 2 if one is not passed",
 }
 
@@ -50,13 +51,20 @@ def _inspect(folder: Path, output: Format) -> None:
 
     card = read_card(folder)
     told = json.loads(card.to_json())
-    files = [
-        {"file": name, "bytes": _size(folder / name), "sha256": card.files.get(name)} for name in (*card.files, CARD)
-    ]
+    files = [_file(folder / name, card.files.get(name)) for name in (*card.files, CARD)]
     columns = _columns(card)
     if output is Format.JSON:
         document(columns, folder=str(folder), digest=card.digest, card=told, files=files)
-        return
+    else:
+        _print_card(card, told, columns, files)
+    wrong = [str(folder / file["file"]) for file in files if file["matches"] is False]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: not what the card was written for; copy the bundle again")
+
+
+def _print_card(
+    card: PolicyCard, told: Mapping[str, Any], columns: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]
+) -> None:
     facts = Table.grid(padding=(0, 2))
     shown = {"name": card.name, "digest": card.digest, "format": card.format, "opset": card.opset}
     shown |= {key: told[key] for key in ("algorithm", "commit", "command", "scenarios")}
@@ -65,11 +73,11 @@ def _inspect(folder: Path, output: Format) -> None:
         facts.add_row(Text(label, "dim"), Text(_words(value)))
     console.print(facts)
     console.print(_table("column", columns, _range))
-    if card.results:
-        results = Table.grid(padding=(0, 2))
-        for label, value in card.results.items():
-            results.add_row(Text(label, "dim"), Text(_words(value)))
-        console.print("\n[bold]results[/]", results)
+    for label, value in card.results.items():
+        rows = _results(value)
+        console.print(Text.assemble("\n", (f"results: {label}", "bold"), "" if rows else f"  {_words(value)}"))
+        if rows:
+            console.print(rows)
     console.print()
     console.print(_table("file", files, _words))
 
@@ -115,12 +123,29 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], told: Callable[[Any], 
     return made
 
 
-def _size(path: Path) -> int | None:
-    """In bytes; None if the file is not there."""
-    try:
-        return path.stat().st_size
-    except OSError:
+def _results(value: Any) -> Table | None:
+    """A table of rows of the same shape, texts first; None for anything else: results are free in form."""
+    rows = value if isinstance(value, list) else []
+    if not rows or not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
         return None
+    texts = [key for key in rows[0] if isinstance(rows[0][key], str)]
+    order = [*texts, *(key for key in rows[0] if key not in texts)]
+    made = Table(show_edge=False)
+    for key in order:
+        made.add_column(Text(key), justify="left" if key in texts else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(_words(row[key])) for key in order))
+    return made
+
+
+def _file(path: Path, sha256: str | None) -> dict[str, Any]:
+    """`matches`: whether it is what the card was written for; None for the card itself. `bytes`: None if not there."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return {"file": path.name, "bytes": None, "matches": None if sha256 is None else False, "sha256": sha256}
+    matches = None if sha256 is None else hashlib.sha256(data).hexdigest() == sha256
+    return {"file": path.name, "bytes": len(data), "matches": matches, "sha256": sha256}
 
 
 def _range(value: Any) -> str:
@@ -134,11 +159,13 @@ def _words(value: Any) -> str:
         case str():
             return value
         case bool():
-            return str(value).lower()
+            return "yes" if value else "NO"
         case int():
             return f"{value:,}"
         case float():
             return number(value)
         case list() if all(isinstance(held, str | int | float) for held in value):
             return ", ".join(map(_words, value)) or "–"
+        case dict():
+            return ", ".join(f"{key} {_words(held)}" for key, held in value.items())
     return json.dumps(value, ensure_ascii=False)

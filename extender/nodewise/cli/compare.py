@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from nodewise.cli.output import Format, OutputOption, document, names, progress, seeds, table
+from nodewise.cli.output import Format, OutputOption, console, document, names, progress, seeds, table
+
+_FEW = 5
 
 
 def command(
@@ -28,9 +30,21 @@ def command(
     from nodewise_simulator.compare import compare
 
     with progress() as tell:
-        told = partial(tell, f"{len(chosen)} policies on {scenario}")
+        told = partial(tell, f"{len(chosen)} policies on {scenario}", unit="worlds")
         rows = compare(scenario, chosen, numbers, baseline=baseline, bundle=bundle, jobs=jobs, progress=told)
+    note = _note(len(numbers))
     if output is Format.JSON:
-        document(rows)
-    else:
-        table(rows)
+        document(rows, **({"note": note} if note else {}))
+        return
+    table(rows)
+    if note:
+        console.print(note)
+
+
+def _note(count: int) -> str:
+    """What is to be said of intervals over so many seeds."""
+    if count >= _FEW:
+        return ""
+    if count == 1:
+        return "1 seed: no interval can be told from it; take 10 or more"
+    return f"{count} seeds: intervals over so few seeds say little; take 10 or more"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nodewise.cli.output import Format, OutputOption, console, document
+from nodewise.cli.output import Format, OutputOption, console, document, progress
 
 
 def command(
@@ -19,7 +19,8 @@ def command(
     """Write the policy of a training run as a bundle: two ONNX graphs, their golden answers, a card."""
     from nodewise_training.ppo import export
 
-    card = export(run, out, name)
+    with progress() as tell:
+        card = export(run, out, name, tell)
     if output is Format.JSON:
         document([], bundle=str(out), digest=card.digest)
         return

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from nodewise import __version__
+from nodewise.cli.output import INTERRUPTED
 from nodewise.core.errors import UserError
 
 COMMANDS = {
@@ -33,8 +34,15 @@ COMMANDS = {
 }
 """Name → its line in `nodewise --help`. Command NAME is the function `command` of module `nodewise.cli.NAME`."""
 
+EXTRAS = {
+    "extender": ("aiohttp", "fastapi", "kubernetes", "onnxruntime", "prometheus_client", "uvicorn", "yaml"),
+    "operator": ("duckdb", "kopf", "pg8000", "sqlalchemy"),
+    "simulator": ("cryptography", "matplotlib", "numba"),
+    "training": ("onnx", "onnxscript", "tensorboard", "torch"),
+}
+"""Extra of this package → modules that come with it."""
+
 USAGE_ERROR = 2
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -44,6 +52,7 @@ def main() -> None:
     try:
         application(called)(words, prog_name="nodewise")
     except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
 
 
@@ -90,13 +99,20 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except ModuleNotFoundError as missing:
             if (missing.name or "nodewise").startswith("nodewise"):
                 raise
-            how = "pip install 'nodewise[extender,simulator,training]'"
-            typer.echo(f"nodewise: this command needs the package {missing.name}: {how}", err=True)
+            typer.echo(f"nodewise: {_how_to_get(missing.name or '')}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
         except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return guarded
+
+
+def _how_to_get(module: str) -> str:
+    """What installs a module that is missing; we are on no package index."""
+    name = module.partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), ",".join(EXTRAS))
+    return f"this command needs the package {name}: run pip install '.[{extra}]' in a clone of the repository"
 
 
 if __name__ == "__main__":

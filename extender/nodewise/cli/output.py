@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -20,13 +21,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from nodewise.commit import commit
 from nodewise.core.errors import UserError
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
 MOST_SEEDS = 10_000
 
 # A pipe has no width of its own; it gets one that holds our tables.
@@ -101,26 +104,32 @@ def names(text: str, flag: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[..., None]]:
+def progress(every_s: float = 0.0) -> Iterator[Callable[..., None]]:
     """Bars on stderr, one for each label that (label, done, total) is told of; lines where that is no terminal.
 
-    A fourth argument is a note on how it goes, shown behind the label.
+    A fourth argument is a note on how it goes, shown behind the label; a fifth, `unit`, says what is counted. Where
+    there are lines, a new note gets one after `every_s` at the earliest, and at the end.
     """
     where = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counted = TextColumn("{task.fields[counted]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    notes: dict[str, str] = {}
+    notes: dict[str, tuple[str, float]] = {}  # with the time when it was told
     with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as bars:
 
-        def tell(label: str, done: int, total: int, note: str = "") -> None:
+        def tell(label: str, done: int, total: int, note: str = "", unit: str = "") -> None:
             if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
+                tasks[label] = bars.add_task(label, total=total, counted="")
                 if not where.is_terminal and not note:
-                    where.print(f"{label}: {total} to do", highlight=False)
-            if note and notes.get(label) != note and not where.is_terminal:
+                    where.print(f"{label}: {f'{total:,} {unit}'.strip()} to do", highlight=False)
+            last, told_s = notes.get(label, ("", -math.inf))
+            due = time.monotonic() - told_s >= every_s or done >= total
+            if note and note != last and due and not where.is_terminal:
                 where.print(f"{label}: {note} ({done / max(total, 1):.0%} done)", highlight=False)
-            notes[label] = note
-            bars.update(tasks[label], completed=done, total=total, description=f"{label}: {note}" if note else label)
+                notes[label] = note, time.monotonic()
+            shown = f"{label}: {note}" if note else label
+            counted = f"{done:,}/{total:,} {unit}".strip()
+            bars.update(tasks[label], completed=done, total=total, description=shown, counted=counted)
 
         yield tell
 

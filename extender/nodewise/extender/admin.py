@@ -85,9 +85,10 @@ def _columns(service: Service, record: Record) -> tuple[str, ...]:
 
 
 def _not_asked(service: Service, namespace: str, pod: str) -> str:
+    made = len(service.records)
     return (
-        f"nothing is known of pod {namespace}/{pod}: the scheduler did not ask about it (one feasible node only, "
-        f"another schedulerName), or it was before the last {len(service.records)} decisions"
+        f"nothing is known of pod {namespace}/{pod}: it is in none of the {made:,} decisions that are remembered since "
+        "this extender started; the scheduler does not ask about a pod with one feasible node or another schedulerName"
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Exists, Select, Table, exists, func, select
 
 from nodewise_operator.store.ranges import missing
 from nodewise_operator.store.rows import Fate
@@ -96,12 +96,9 @@ def conservation(connection: Connection) -> Conservation:
     """As it stands in the transaction of the connection."""
     by_fate = connection.execute(select(PODS.c.fate, func.count()).group_by(PODS.c.fate))
     fates = {str(fate): int(count) for fate, count in by_fate}
-    decided, pods = select(DECISIONS.c.uid).distinct(), select(PODS.c.uid)
-    no_pod = decided.where(DECISIONS.c.uid.not_in(pods))
-    no_decision = pods.where(PODS.c.uid.not_in(select(DECISIONS.c.uid)))
-    lost_pods, lost_decisions = _lost(PODS.name), _lost(DECISIONS.name)
-    without_pod = _some(connection, no_pod.where(DECISIONS.c.uid.not_in(lost_pods)))
-    without_decision = _some(connection, no_decision.where(PODS.c.uid.not_in(lost_decisions)))
+    lost_pod, lost_decision = _lost(PODS, DECISIONS.c.uid), _lost(DECISIONS, PODS.c.uid)
+    no_pod = _some(connection, without_pod().where(~lost_pod))
+    no_decision = _some(connection, without_decision().where(~lost_decision))
     double = [_some(connection, query) for query in _twice()]
     beyond = [
         (extender, missing(contiguous, msgspec.json.decode(ranges, type=list[list[int]])))
@@ -110,21 +107,21 @@ def conservation(connection: Connection) -> Conservation:
         )
     ]
     return Conservation(
-        decided=_count(connection, decided),
+        decided=_count(connection, select(DECISIONS.c.uid).distinct()),
         decisions=_count(connection, select(DECISIONS.c.uid)),
         succeeded=fates.get(Fate.SUCCEEDED, 0),
         failed=fates.get(Fate.FAILED, 0),
         running=fates.get(Fate.WAITING, 0) + fates.get(Fate.RUNNING, 0),
         censored=fates.get(Fate.CENSORED, 0),
-        lost_pods=_count(connection, no_pod.where(DECISIONS.c.uid.in_(lost_pods))),
-        lost_decisions=_count(connection, no_decision.where(PODS.c.uid.in_(lost_decisions))),
+        lost_pods=_count(connection, without_pod().where(lost_pod)),
+        lost_decisions=_count(connection, without_decision().where(lost_decision)),
         dropped=int(connection.execute(select(func.coalesce(func.sum(SEGMENTS.c.dropped), 0))).scalar() or 0),
-        without_pod=without_pod[0],
-        without_decision=without_decision[0],
+        without_pod=no_pod[0],
+        without_decision=no_decision[0],
         double=sum(count for count, _ in double),
         gaps=sum(count for _, count in beyond),
-        without_pod_uids=without_pod[1],
-        without_decision_uids=without_decision[1],
+        without_pod_uids=no_pod[1],
+        without_decision_uids=no_decision[1],
         double_uids=tuple(uid for _, uids in double for uid in uids)[:MOST_NAMED],
         gap_extenders=tuple(extender for extender, count in beyond if count)[:MOST_NAMED],
     )
@@ -140,8 +137,19 @@ def _twice() -> tuple[Select[Any], ...]:
     )
 
 
-def _lost(table: str) -> Select[Any]:
-    return select(QUARANTINE.c.key).where(QUARANTINE.c.origin == table)
+def without_pod() -> Select[Any]:
+    """Uids decided about of which there is no pod."""
+    # Not NOT IN, of which PostgreSQL makes a loop in a loop when the inner one does not fit into its memory.
+    return select(DECISIONS.c.uid).distinct().where(~exists().where(PODS.c.uid == DECISIONS.c.uid))
+
+
+def without_decision() -> Select[Any]:
+    """Uids of pods of which there is no decision."""
+    return select(PODS.c.uid).where(~exists().where(DECISIONS.c.uid == PODS.c.uid))
+
+
+def _lost(table: Table, uid: ColumnElement[str]) -> Exists:
+    return exists().where(QUARANTINE.c.origin == str(table.name), QUARANTINE.c.key == uid)
 
 
 def _some(connection: Connection, query: Select[Any]) -> tuple[int, tuple[str, ...]]:

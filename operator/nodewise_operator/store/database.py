@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nodewise.core.errors import UserError
 from nodewise_operator.store import migrate
 from nodewise_operator.store.codec import Values
-from nodewise_operator.store.engine import connect, parse, sqlite_path, understood
+from nodewise_operator.store.engine import connect, hung_up, parse, sqlite_path, understood
 from nodewise_operator.store.errors import Damaged
 from nodewise_operator.store.salvage import FileLock, damage, finish, salvage
 from nodewise_operator.store.schema import VERSION
@@ -29,7 +29,8 @@ def fetch(connection: Connection, query: Select[Any]) -> list[Values]:
 
 
 class Database:
-    """Runs functions in transactions. Each may run twice: once more after its file was salvaged.
+    """Runs functions in transactions. Each may run twice: once more after its file was salvaged, or the server had
+    closed the connection meanwhile.
 
     Raises StoreUnavailable, Unstorable, or UserError if the file is damaged and cannot be salvaged.
     """
@@ -62,7 +63,16 @@ class Database:
     def prepare(self, create: bool, upgrade: bool) -> None:
         """Check the file, and make or upgrade the schema as far as that is allowed. Raises UserError if it is not."""
         if self.path is not None and self.path.exists() and self.path.stat().st_size:
-            wrong = damage(self.path, self._engine, self._lock)
+            # By a connection that changes nothing: it may be the file of another program.
+            looking = connect(self._url, read_only=True)
+            try:
+                wrong = damage(self.path, looking, self._lock)
+                if wrong is None:
+                    self._once(looking, migrate.version, writes=False)
+            except Damaged as found_wrong:
+                wrong = str(found_wrong)
+            finally:
+                looking.dispose()
             if wrong is not None:
                 self._salvage(wrong)
         found = self.read(migrate.version)
@@ -123,15 +133,19 @@ class Database:
             raise UserError(f"the store {self.where} is damaged, also after salvaging it: {wrong}") from wrong
 
     def _once(self, engine: Engine, use: Callable[[Connection], T], writes: bool) -> T:
-        try:
-            with engine.connect() as connection:
-                options: dict[str, Any] = {"writes": writes}
-                if not writes and self.path is None:
-                    options["isolation_level"] = "REPEATABLE READ"
-                with connection.execution_options(**options).begin():
+        options: dict[str, Any] = {"writes": writes}
+        if not writes and self.path is None:
+            options["isolation_level"] = "REPEATABLE READ"
+        for again in (True, False):
+            try:
+                with engine.connect() as connection, connection.execution_options(**options).begin():
                     return use(connection)
-        except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
-            raise understood(error, self.where) from error
+            except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
+                if self.path is None:
+                    engine.dispose()  # the other connections of the pool are as old
+                if not (again and hung_up(error)):
+                    raise understood(error, self.where) from error
+        raise AssertionError("the second time it returns or raises")
 
     def _salvage(self, wrong: str) -> None:
         if self.path is None:

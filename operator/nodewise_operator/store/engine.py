@@ -25,6 +25,8 @@ _CONNECT_S = 10
 _FILE_IS_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSED_CLASSES = ("22", "23")
 """Of SQLSTATE: data exceptions and integrity violations."""
+_HUNG_UP = ("57P01", "57P02")
+"""SQLSTATEs of a server that stops."""
 
 
 def parse(url: str) -> URL:
@@ -73,6 +75,8 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
         url = url.set(database="file:" + quote(str(path.absolute())), query=options)
     engine = create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False}, pool_size=3)
     event.listen(engine, "connect", _prepare_sqlite)
+    if not read_only:
+        event.listen(engine, "connect", _prepare_writing)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -90,6 +94,13 @@ def understood(error: Exception, where: str) -> Exception:
     if refused or _sqlstate(cause)[:2] in _REFUSED_CLASSES:
         return Unstorable(f"the store {where} refuses a value: {said}")
     return StoreUnavailable(f"the store {where} cannot be used now: {said.rstrip('.')}")
+
+
+def hung_up(error: Exception) -> bool:
+    """Whether a PostgreSQL server closed a connection that was there: another one may do."""
+    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
+    lost = isinstance(cause, ConnectionError) or _words(cause) in ("network error", "connection is closed")
+    return lost or _sqlstate(cause) in _HUNG_UP
 
 
 def _sqlstate(cause: Any) -> str:
@@ -125,6 +136,9 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # The module's own transactions leave DDL outside; ours begin in `_begin_sqlite`.
     connection.isolation_level = None
     connection.text_factory = lambda raw: raw.decode(errors="replace")  # a row with such a text fails its checksum
+
+
+def _prepare_writing(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA page_size={PAGE_BYTES}")
     cursor.execute("PRAGMA journal_mode=WAL")

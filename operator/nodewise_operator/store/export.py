@@ -20,6 +20,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, Table
 
 from nodewise.core.errors import UserError
 from nodewise_operator.store.codec import Values
+from nodewise_operator.store.disk import sync, sync_tree
 from nodewise_operator.store.schema import DECISIONS, DOWNTIMES, NODES, OBSERVATIONS, PODS, VERSION
 
 EXPORTED: dict[Table, str | None] = {
@@ -50,7 +51,9 @@ def export(rows: Callable[[Table], Iterable[Mapping[str, Any]]], folder: Path) -
             facts = {"schema_version": VERSION, "exported_s": datetime.now(UTC).timestamp(), "rows": written}
             (made / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
             made.chmod(0o755)
+            sync_tree(made)  # what was exported may be deleted from the store next
             made.rename(folder)
+            sync(folder.absolute().parent)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, exists, func, or_, select
 
 from nodewise_operator.store.rows import Fate
 from nodewise_operator.store.schema import DECISIONS, DOWNTIMES, ESTIMATOR, NODES, OBSERVATIONS, PODS, QUARANTINE
@@ -54,12 +54,12 @@ def prune_pods(connection: Connection, before_s: float, meta: Meta) -> Pruned:
 def prune_rest(connection: Connection, before_s: float, meta: Meta) -> Pruned:
     """Delete nodes that were gone and downtimes that were over before a time; and decisions whose pod was lost."""
     _delete(connection, DOWNTIMES, DOWNTIMES.c.end_s < before_s, meta)
-    lost = select(QUARANTINE.c.key).where(QUARANTINE.c.origin == PODS.name)
-    orphan = and_(DECISIONS.c.uid.in_(lost), DECISIONS.c.uid.not_in(select(PODS.c.uid)))
+    lost = exists().where(QUARANTINE.c.origin == PODS.name, QUARANTINE.c.key == DECISIONS.c.uid)
+    orphan = and_(lost, ~exists().where(PODS.c.uid == DECISIONS.c.uid))
     decisions = _delete(connection, DECISIONS, and_(DECISIONS.c.time_s < before_s, orphan), meta)
     # A note of what was lost is of use as long as its other half is there.
-    halves = or_(QUARANTINE.c.key.in_(select(PODS.c.uid)), QUARANTINE.c.key.in_(select(DECISIONS.c.uid)))
-    _delete(connection, QUARANTINE, and_(QUARANTINE.c.found_s < before_s, ~halves), meta)
+    half = or_(exists().where(PODS.c.uid == QUARANTINE.c.key), exists().where(DECISIONS.c.uid == QUARANTINE.c.key))
+    _delete(connection, QUARANTINE, and_(QUARANTINE.c.found_s < before_s, ~half), meta)
     return Pruned(decisions=decisions, nodes=_delete(connection, NODES, NODES.c.last_seen_s < before_s, meta))
 
 

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Table, func, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from nodewise.core.errors import UserError
 from nodewise_operator.store import migrate, writing
-from nodewise_operator.store.carve import HEADER, carve, first_bad_frame
+from nodewise_operator.store.carve import HEADER, carve
 from nodewise_operator.store.codec import Values, decode, encode
+from nodewise_operator.store.conservation import without_decision, without_pod
+from nodewise_operator.store.disk import sync
 from nodewise_operator.store.engine import connect, understood
-from nodewise_operator.store.errors import Damaged
+from nodewise_operator.store.errors import Damaged, StoreUnavailable
 from nodewise_operator.store.schema import (
+    APPLICATION_ID,
     DECISIONS,
     ESTIMATOR,
     META,
@@ -34,6 +37,7 @@ from nodewise_operator.store.schema import (
     SEGMENTS,
     TABLES,
 )
+from nodewise_operator.store.wal import first_bad_frame
 from nodewise_operator.store.writing import Meta
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,10 @@ _SIDES = ("-wal", "-shm")
 _ROWS = 500
 _CHANGING = {table.name for table in (PODS, NODES, ESTIMATOR, SEGMENTS, META)}
 """Tables whose rows are overwritten: of several versions the newest counts."""
+
+
+_Counts = tuple[dict[str, int], dict[str, int] | None]
+"""Rows saved and lost by table; None where nothing tells how many there were."""
 
 
 class FileLock:
@@ -106,8 +114,9 @@ def salvage(path: Path, lock: FileLock, wrong: str, generation: int | None) -> N
         raise UserError(f"the store {path} is damaged ({wrong}) and another process holds it; stop that process first")
     try:
         _salvage(path, wrong, generation)
-    except OSError as error:
-        raise UserError(f"the store {path} is damaged ({wrong}) and cannot be salvaged: {error}") from error
+    except (OSError, SQLAlchemyError) as error:
+        why = understood(error, str(path))
+        raise StoreUnavailable(f"the store {path} is damaged ({wrong}) and cannot be salvaged now: {why}") from error
     finally:
         lock.share()
 
@@ -119,20 +128,20 @@ def _salvage(path: Path, wrong: str, generation: int | None) -> None:
     copy = _copy_name(path)
     engine = connect(URL.create("sqlite", database=str(new)))
     try:
-        saved, lost = _rebuild(engine, path, copy, generation)
+        saved, lost = _rebuild(engine, path, copy.name, generation)
         raw = engine.raw_connection()
         raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
         raw.close()
     finally:
         engine.dispose()
-    if not sum(saved.values()) and not path.read_bytes().startswith(HEADER):
+    if not sum(saved.values()) and not _looks_like_ours(path):
         new.unlink()
         raise UserError(f"{path} is no store, or nothing of it is left: {wrong}; name another file, or move it away")
-    _sync(new)
+    sync(new)
     for side in ("", "-wal"):
         _keep(path.with_name(path.name + side), copy.with_name(copy.name + side))
     new.rename(path.with_name(path.name + _READY))
-    _sync(path.parent)
+    sync(path.parent)
     _put(path)
     unknown = "an unknown number of rows was lost" if lost is None else f"{sum(lost.values()):,} rows were lost"
     log.error(
@@ -155,13 +164,11 @@ def _put(path: Path) -> None:
     for side in _SIDES:
         path.with_name(path.name + side).unlink(missing_ok=True)
     path.with_name(path.name + _READY).replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _rebuild(
-    engine: Engine, path: Path, copy: Path, generation: int | None
-) -> tuple[dict[str, int], dict[str, int] | None]:
-    """Fill a new store with what is carved; rows saved and lost by table (None: nothing tells)."""
+def _rebuild(engine: Engine, path: Path, copy: str, generation: int | None) -> _Counts:
+    """Fill a new store with what is carved."""
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         migrate.create(connection)
         found = carve(path)
@@ -188,46 +195,47 @@ def _take(connection: Connection, some: list[tuple[str, Values]]) -> None:
                 connection.execute(update(table).where(*same, table.c.tick < values["tick"]).values(values))
 
 
-def _settle(
-    connection: Connection, metas: list[Values], copy: Path, generation: int | None
-) -> tuple[dict[str, int], dict[str, int] | None]:
-    now_s = time.time()
-    newest = max(metas, key=lambda values: int(values["tick"]), default=None)
-    meta: Meta = writing.load_meta(connection)
-    saved = {
-        name: connection.execute(select(func.count()).select_from(table)).scalar() or 0
-        for name, table in TABLES.items()
-    }
-    saved.pop(META.name)
+def _settle(connection: Connection, metas: list[Values], copy: str, generation: int | None) -> _Counts:
+    meta: Meta = writing.read_meta(connection, lock=True)
+    saved = {name: _rows_of(connection, table) for name, table in TABLES.items() if table is not META}
     lost: dict[str, int] | None = None
+    newest = max(metas, key=lambda values: int(values["tick"]), default=None)
     if newest is not None:
-        epoch = meta.values["epoch"]
-        meta.values = decode(META, newest) | {"epoch": epoch}
-        before = meta.values["counts"]
-        lost = {name: max(before.get(name, 0) - count, 0) for name, count in saved.items()}
+        own = {name: meta.values[name] for name in ("epoch", "schema_version")}
+        meta.values = {name: value for name, value in decode(META, newest).items() if name not in ("tick", "sum")} | own
+        lost = {name: max(meta.values["counts"].get(name, 0) - count, 0) for name, count in saved.items()}
     else:
         # Nobody who wrote before may hold this generation.
-        meta.values["generation"] = generation if generation is not None else int(now_s)
-    for name in ("tick", "sum"):
-        meta.values.pop(name, None)
+        meta.values["generation"] = generation if generation is not None else int(time.time())
     ticks = [connection.execute(select(func.max(table.c.tick))).scalar() or 0 for table in TABLES.values()]
-    meta.tick = max(*ticks, int(newest["tick"]) if newest else 0) + 1
+    meta.tick = max(*ticks, newest["tick"] if newest else 0) + 1
     last = connection.execute(select(func.max(OBSERVATIONS.c.revision))).scalar() or 0
     meta.values["revision"] = max(meta.values["revision"], last)
-    meta.counts = meta.values["counts"] = saved
+    meta.counts = meta.values["counts"] = dict(saved)
     for table, uids in _halves(connection):
-        writing.note_lost(connection, table, uids, f"lost with the file that is kept as {copy.name}", meta)
-    row = {"time_s": now_s, "copy": copy.name, "saved": dict(saved), "lost": lost}
-    saved[SALVAGES.name] += writing.add(connection, SALVAGES, [encode(SALVAGES, row, meta.tick)])
+        writing.note_lost(connection, table, uids, f"lost with the file that is kept as {copy}", meta)
+    row = {"time_s": time.time(), "copy": copy, "saved": saved, "lost": lost}
+    meta.counts[SALVAGES.name] += writing.add(connection, SALVAGES, [encode(SALVAGES, row, meta.tick)])
     meta.save(connection)
-    return row["saved"], lost  # type: ignore[return-value]
+    return saved, lost
+
+
+def _rows_of(connection: Connection, table: Table) -> int:
+    return int(connection.execute(select(func.count()).select_from(table)).scalar() or 0)
+
+
+def _looks_like_ours(path: Path) -> bool:
+    """Whether a file that holds no row of ours is a store nevertheless: by its mark, or because it has no tables."""
+    with path.open("rb") as file:
+        head = file.read(100)
+    ours = head[68:72] == APPLICATION_ID.to_bytes(4, "big")
+    return head.startswith(HEADER) and (ours or int.from_bytes(head[28:32], "big") <= 1)
 
 
 def _halves(connection: Connection) -> Iterator[tuple[Table, list[str]]]:
     """Uids of which a pod or all decisions are gone while the other half is there."""
-    pods, decided = select(PODS.c.uid), select(DECISIONS.c.uid)
-    yield PODS, list(connection.execute(decided.distinct().where(DECISIONS.c.uid.not_in(pods))).scalars())
-    yield DECISIONS, list(connection.execute(pods.where(PODS.c.uid.not_in(decided))).scalars())
+    yield PODS, list(connection.execute(without_pod()).scalars())
+    yield DECISIONS, list(connection.execute(without_decision()).scalars())
 
 
 def _copy_name(path: Path) -> Path:
@@ -243,11 +251,3 @@ def _keep(path: Path, copy: Path) -> None:
         os.link(path, copy)
     except OSError:
         shutil.copy2(path, copy)
-
-
-def _sync(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -100,7 +100,7 @@ class Store:
         """Become the one writer; the new generation. Whoever wrote before meets Fenced at its next write."""
 
         def take(connection: Connection) -> int:
-            meta = writing.load_meta(connection)
+            meta = writing.read_meta(connection, lock=True)
             meta.values["generation"] += 1
             meta.values["holder"] = holder
             meta.save(connection)
@@ -202,7 +202,7 @@ class Store:
 
     def meta(self) -> Values:
         """The row of `schema.META`: version, holder, generation, rows by table."""
-        return self._database.read(lambda connection: writing.load_meta(connection).values)
+        return self._database.read(lambda connection: writing.read_meta(connection).values)
 
     def size_bytes(self) -> int:
         """What it takes on disk."""
@@ -239,7 +239,8 @@ class Store:
     def prune(self, older_than_s: float, *, now_s: float | None = None, export_to: Path | None = None) -> Pruned:
         """Delete pods that were over, and nodes gone, `older_than_s` seconds ago, and all that belongs to them.
 
-        With `export_to`, a folder, the pods and decisions that go are first written to a new folder in it.
+        With `export_to`, a folder, the pods and decisions that go are first written to a new folder in it; after a kill
+        in between, once more to another one.
         """
         before_s = (time.time() if now_s is None else now_s) - older_than_s
         if export_to is not None:
@@ -272,7 +273,7 @@ class Store:
         bad = dict(self._bad)
 
         def changed(connection: Connection) -> T:
-            meta = writing.load_meta(connection, self._database.generation)
+            meta = writing.hold_meta(connection, self._database.generation)
             made = change(connection, meta)
             writing.quarantine(connection, bad.values(), meta)
             meta.save(connection)

@@ -57,18 +57,25 @@ class Meta:
         connection.execute(update(META).values(encode(META, self.values, self.tick)))
 
 
-def load_meta(connection: Connection, generation: int | None = None) -> Meta:
-    """Lock and read `meta`. Raises Fenced if the store is no longer held by `generation`."""
-    found = connection.execute(select(META).with_for_update()).mappings().one_or_none()
-    held = dict(found or {})
+def read_meta(connection: Connection, *, lock: bool = False) -> Meta:
+    """Read `meta`, and keep others from writing until the transaction ends if told."""
+    query = select(META).with_for_update() if lock else select(META)
+    held = dict(connection.execute(query).mappings().one_or_none() or {})
     if not held or not intact(META, held):
         raise Damaged("its row of metadata is not what was written")
-    if generation is not None and held["generation"] != generation:
-        raise Fenced(
-            f"the store was taken over by {held['holder'] or 'another process'} (generation {held['generation']}, ours "
-            f"is {generation}); this process writes no more"
-        )
     return Meta(held)
+
+
+def hold_meta(connection: Connection, generation: int | None) -> Meta:
+    """`meta` of the store, to be written by `generation`. Raises Fenced if another one holds it."""
+    meta = read_meta(connection, lock=True)
+    holder, now = meta.values["holder"], meta.values["generation"]
+    if generation != now:
+        raise Fenced(
+            f"the store was taken over by {holder or 'another process'} (generation {now}, ours is {generation}); this "
+            "process writes no more"
+        )
+    return meta
 
 
 def write_batch(connection: Connection, batch: Batch, meta: Meta) -> None:

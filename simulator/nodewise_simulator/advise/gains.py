@@ -92,7 +92,8 @@ def intervals(before: Floats, after: Floats) -> dict[str, Gain]:
     made = {}
     for k, metric in enumerate(METRICS):
         times = 1.0 if metric == "completion" else float(n)
-        values = (before[:, :, k].mean(), middle[k], low[k], high[k])
+        spent = before[:, :, k].mean()
+        values = (spent, middle[k], low[k], min(high[k], spent))  # nobody saves more than is spent
         made[metric] = Gain(metric, *(float(v) * times for v in values))
     return made
 

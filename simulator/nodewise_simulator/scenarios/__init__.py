@@ -27,9 +27,11 @@ def make(text: str, seed: int) -> World:
     known = {k: p for k, p in inspect.signature(factory).parameters.items() if k != "seed"}
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
-        key, found, value = part.partition("=")
-        if not found or key not in known:
+        key, _, value = part.partition("=")
+        if key not in known:
             raise UserError(f"scenario {name} has no parameter {key!r}; it takes {', '.join(known)} as key=value")
+        if not value:
+            raise UserError(f"the value of {key} is missing in scenario {text!r}; write {name}@{key}=VALUE")
         try:
             values[key] = type(known[key].default)(value)
         except ValueError:
