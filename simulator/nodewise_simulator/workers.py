@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import ParamSpec, Self, TypeVar
@@ -20,27 +20,25 @@ class Workers:
     def __init__(self, count: int) -> None:
         # spawn: a fork of a process that holds an inference session or threads may hang
         self._pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_follow)
+        # A terminal sends Ctrl-C to all of its processes, and one that has only begun would answer with a traceback.
+        # What a thread blocks is blocked in what it starts, and it is not interrupted halfway through as we may be.
+        block = (signal.SIG_BLOCK, {signal.SIGINT})
+        self._starter = ThreadPoolExecutor(1, initializer=signal.pthread_sigmask, initargs=block)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """End them at once: whatever is not done by now is of no more use."""
+        self._starter.shutdown(cancel_futures=True)
         started = list((self._pool._processes or {}).values())  # Python 3.14 has terminate_workers
-        self._pool.shutdown(wait=False, cancel_futures=True)
         for process in started:
             process.terminate()
-        self._pool.shutdown()  # or their queues would outlive us
+        self._pool.shutdown(cancel_futures=True)  # waits until their queues are gone too
 
     def submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have a function of a module called in one of them."""
-        # A terminal sends Ctrl-C to all of its processes, and one that has only begun would answer with a traceback;
-        # what is blocked here stays so in what is started meanwhile.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return self._pool.submit(job, *args, **kwargs)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._starter.submit(self._pool.submit, job, *args, **kwargs).result()
 
 
 def _follow() -> None:

@@ -73,6 +73,16 @@ def test_results_of_one_shape_are_a_table_of_rounded_numbers(run: Run, tmp_path:
     assert not any("0.59989" in line or '"' in line for line in lines)
 
 
+def test_a_card_that_cannot_be_read_is_named_with_its_path(run: Run, folder: Path) -> None:
+    card = folder / "card.json"
+    card.write_text(card.read_text().replace('"format": 2', '"format": 3'))
+    told = f"nodewise: the card is of format 3 and this version reads 2; a newer Nodewise made it: .* \\({card}\\)\n"
+    for action in ("inspect", "verify"):
+        status, out, err = run("bundle", action, str(folder))
+        assert (status, out) == (2, "")
+        assert re.fullmatch(told, err)
+
+
 def test_verify_tells_each_check_and_ends_with_the_first_that_is_not_passed(run: Run, folder: Path) -> None:
     status, out, err = run("bundle", "verify", str(folder))
     assert (status, err) == (0, "")

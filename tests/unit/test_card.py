@@ -66,6 +66,7 @@ def test_the_digest_does_not_depend_on_how_the_file_is_laid_out() -> None:
         ("[]", "the card must be an object, not []"),
         ("{}", "the card is of format None and this version reads 2"),
         (as_json(format=1), "the card is of format 1 and this version reads 2"),
+        (as_json(format=3), "the card is of format 3 and this version reads 2; a newer Nodewise made it"),
         (as_json(format=True), "the card is of format True"),
         (as_json(surprise=1), "the card has an entry 'surprise' that this version does not know"),
         (as_json(created="2026-11-21T00:00:00Z"), "the card has an entry 'created' that this version does not know"),

@@ -418,7 +418,7 @@ def test_without_the_runtime_there_is_one_sentence(tmp_path: Path, monkeypatch: 
 
     path = written(tmp_path / "b")
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UserError, match=r"needs onnxruntime; install it with: pip install 'nodewise\[extender\]'"):
+    with pytest.raises(UserError, match=r"needs onnxruntime: run pip install '.\[extender\]' in a clone"):
         load(path)
 
 

@@ -23,6 +23,8 @@ ACTIONS = {
     "verify": "every check that serving makes, a line each; exit status 2 if one is not passed",
 }
 
+_MARKS = {True: "yes", False: "NO"}
+
 
 def command(
     action: Annotated[str | None, typer.Argument(metavar="[inspect|verify]", help="Without it: the list.")] = None,
@@ -79,7 +81,7 @@ def _print_card(
         if rows:
             console.print(rows)
     console.print()
-    console.print(_table("file", files, _words))
+    console.print(_table("file", files, lambda held: _MARKS[held] if isinstance(held, bool) else _words(held)))
 
 
 def _verify(folder: Path, output: Format) -> None:
@@ -159,7 +161,7 @@ def _words(value: Any) -> str:
         case str():
             return value
         case bool():
-            return "yes" if value else "NO"
+            return str(value).lower()
         case int():
             return f"{value:,}"
         case float():

@@ -73,7 +73,7 @@ def _opened(url: str) -> Iterator[Store]:
         from nodewise_operator.store import Store
     except ImportError as missing:
         raise UserError(
-            f"the operator's packages are not installed ({missing}); pip install 'nodewise[operator]'"
+            f"the operator's packages are not installed ({missing}): run pip install '.[operator]' in a clone"
         ) from missing
     opened = Store.open(url, create=False, migrate=False)
     try:

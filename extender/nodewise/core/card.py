@@ -102,7 +102,10 @@ class PolicyCard:
         told = _object(told, "the card")
         version = told.get("format")
         if version != FORMAT or isinstance(version, bool):
-            raise UserError(f"the card is of format {version!r} and this version reads {FORMAT}; export it again")
+            fix = "export it again"
+            if isinstance(version, int) and version > FORMAT:
+                fix = "a newer Nodewise made it: run that one, or export it again by this one"
+            raise UserError(f"the card is of format {version!r} and this version reads {FORMAT}; {fix}")
         _known(told, cls, "the card")
         columns = tuple(_column(c, k) for k, c in enumerate(_get(told, "columns", _list, "the card")))
         if not columns:

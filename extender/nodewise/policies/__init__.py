@@ -55,5 +55,6 @@ def rule(name: str) -> Rule:
     """The rule of this name. Raises UserError if there is none."""
     found = POLICIES.get(name)
     if found is None:
-        raise UserError(f"there is no policy {name!r}; choose one of {', '.join(POLICIES)} (see `nodewise policies`)")
+        known = ", ".join((*POLICIES, LEARNED))
+        raise UserError(f"there is no policy {name!r}; choose one of {known} (see `nodewise policies`)")
     return found

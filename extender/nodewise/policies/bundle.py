@@ -96,7 +96,11 @@ def check_name(name: str) -> None:
 
 def read_card(path: Path) -> PolicyCard:
     """The card of the bundle in a folder, of which nothing else is read. Raises UserError."""
-    card = PolicyCard.from_json(_decoded(_read(path, CARD)))
+    text = _read(path, CARD)
+    try:
+        card = PolicyCard.from_json(_decoded(text))
+    except UserError as error:
+        raise UserError(f"{error} ({path / CARD})") from None
     check_name(card.name)
     return card
 

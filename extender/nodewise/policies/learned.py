@@ -85,9 +85,7 @@ def _session(file: str, model: bytes) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError("a learned policy needs onnxruntime; install it with: pip install 'nodewise[extender]'") from (
-            error
-        )
+        raise UserError("a learned policy needs onnxruntime: run pip install '.[extender]' in a clone") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its complaints come back as the exception

@@ -96,8 +96,8 @@ def _answer(advice: Advice) -> str:
         f"{said}: pods would have been done {interval(time)} s sooner on average (of {number(time.before)} s "
         f"{before}), {interval(kept)} of {number(kept.before)} missed deadlines would have been kept, "
         f"{interval(saved)} of {number(saved.before)} Wh and {interval(cost)} of {number(cost.before)} cents would "
-        f"have been saved ({cost.mean / max(cost.before, 1e-9):.0%} of the cost). In brackets: the range in which the "
-        "result of one more such time would lie in 19 of 20 cases."
+        f"have been saved ({cost.mean / max(cost.before, 1e-9):.0%} of the cost). In brackets: the range that holds "
+        "the real result in 19 of 20 cases, as long as the load stays as it was."
     )
 
 
