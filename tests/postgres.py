@@ -37,10 +37,11 @@ def skip_or_fail() -> Path:
 
 
 @contextmanager
-def server(programs: Path) -> Iterator[str]:
+def server(programs: Path, tls: tuple[Path, Path] | None = None) -> Iterator[str]:
     """A server of its own on a free port of loopback: `postgresql://postgres@127.0.0.1:PORT`, without a database.
 
-    Its settings are the distribution's, fsync among them. As root it runs as the user `postgres`, as it insists.
+    With `tls`, the files of a certificate and its key, it also takes encrypted connections. Its other settings are the
+    distribution's, fsync among them. As root it runs as the user `postgres`, as it insists.
     """
     as_user = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--init-groups"] if os.geteuid() == 0 else []
     folder = Path(tempfile.mkdtemp(prefix="nodewise-postgres-"))
@@ -55,6 +56,14 @@ def server(programs: Path) -> Iterator[str]:
     subprocess.run(made, check=True, capture_output=True, cwd=folder)
     control = [*as_user, str(programs / "pg_ctl"), "--pgdata", str(data), "--wait"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    for file in tls or ():
+        kept = folder / file.name
+        shutil.copy(file, kept)
+        kept.chmod(0o600)
+        if as_user:
+            shutil.chown(kept, _USER, _USER)
+    if tls:
+        options += f" -c ssl=on -c ssl_cert_file={folder / tls[0].name} -c ssl_key_file={folder / tls[1].name}"
     start = [*control, "--timeout", str(_START_S), "--log", str(log), "--options", options, "start"]
     try:
         subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd=folder)

@@ -1,4 +1,1 @@
-"""The kopf operator: node knowledge, pod outcomes, advice, retraining and rollout.
-
-Nothing stands here yet; the package exists so that the import rules of `pyproject.toml` guard it from its first line.
-"""
+"""The operator: watches a cluster, records every pod's fate, learns its nodes. `operator/README.md` tells the rest."""

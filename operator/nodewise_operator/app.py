@@ -60,6 +60,7 @@ class Operator:
     generation: int
     """Of the store, since we took it over."""
     port: int = 0
+    """Of probes and metrics."""
     tasks: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
 
     async def on_intake(self, work: Callable[[], T]) -> T:
@@ -102,48 +103,83 @@ Hook = Callable[[Operator], Coroutine[Any, Any, None]]
 end, and the operator ends with an error if it ends before."""
 
 
+class Probes:
+    """The port of probes and metrics, open from the start: a replica that stands by is alive, and not ready."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.operator: Operator | None = None
+
+    def dead(self) -> str:
+        """Why a restart is due; empty if it is not."""
+        return self.operator.dead() if self.operator else ""
+
+    def unready(self) -> str:
+        """Why it does not do its work now; empty if it does."""
+        return self.operator.unready() if self.operator else "standing by"
+
+    def metrics(self) -> bytes:
+        """The Prometheus text format."""
+        return self.operator.telemetry.text() if self.operator else b""
+
+
+@contextlib.asynccontextmanager
+async def probes(settings: OperatorSettings) -> AsyncIterator[Probes]:
+    """Serve them. Raises UserError if the port is taken."""
+    with _listen(settings.host, settings.port) as sock:
+        made = Probes(sock.getsockname()[1])
+        server = _uvicorn(health_app(made))
+        serving = asyncio.create_task(server.serve([sock]))
+        try:
+            yield made
+        finally:
+            server.should_exit = True
+            await asyncio.wait([serving], timeout=2.0)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
 @contextlib.asynccontextmanager
 async def working(
-    settings: OperatorSettings, hooks: Sequence[Hook] = (), lease: Lease | None = None
+    settings: OperatorSettings,
+    hooks: Sequence[Hook] = (),
+    *,
+    told: Probes | None = None,
+    lease: Lease | None = None,
 ) -> AsyncIterator[Operator]:
-    """Everything of a leader. Raises UserError for settings that cannot work."""
-    policy = _policy(settings)
-    store = await asyncio.to_thread(Store.open, settings.store)
+    """Everything of a leader, who keeps `lease` if there is one. Raises UserError for settings that cannot work."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(store.close)
-        generation = store.take_over(settings.identity or identity())
+        tasks: dict[str, asyncio.Task[Any]] = {}
+        stack.push_async_callback(_end, tasks)
+        if lease is not None:  # from now on: what follows may take longer than the Lease lasts
+            tasks["the lease"] = asyncio.create_task(lease.keep())
+        if told is None:
+            told = await stack.enter_async_context(probes(settings))
         api = await kube.connect(settings.kubeconfig)
         stack.push_async_callback(api.close)
-        operator = _assemble(settings, store, policy, api, generation)
-        intake, source = operator.intake, operator.source
-        sock = stack.enter_context(_listen(settings.host, settings.port))
-        operator.port = sock.getsockname()[1]
-        server = _uvicorn(health_app(operator))
+        policy = await asyncio.to_thread(_policy, settings)
+        store = await asyncio.to_thread(Store.open, settings.store)
+        stack.callback(store.close)
+        generation = await asyncio.to_thread(store.take_over, settings.identity or identity())
+        operator = await asyncio.to_thread(_assemble, settings, store, policy, api, generation)
+        operator.port, told.operator = told.port, operator
+        if lease is not None:
+            lease.count = operator.count
+        intake = operator.intake
         thread = threading.Thread(target=intake.run, name="intake", daemon=True)
         thread.start()
-        jobs: dict[str, Coroutine[Any, Any, Any]] = {
-            "the watch": source.run(),
-            "the heartbeat": _heartbeat(operator),
-            "the probes": server.serve([sock]),
-        }
-        if lease is not None:
-            jobs["the lease"] = lease.keep()
+        jobs = {"the watch": operator.source.run(), "the heartbeat": _heartbeat(operator)}
         jobs |= {
             f"{getattr(hook, '__module__', '')}.{getattr(hook, '__name__', hook)}": hook(operator) for hook in hooks
         }
-        operator.tasks = {name: asyncio.create_task(job, name=name) for name, job in jobs.items()}
+        tasks |= {name: asyncio.create_task(job, name=name) for name, job in jobs.items()}
+        operator.tasks = tasks
         shown = re.sub(r"//[^/]*@", "//", settings.store)  # without user and password
-        log.info(
-            "%s scores bindings; recording in %s; probes and metrics on port %d", policy.name, shown, operator.port
-        )
+        log.info("%s scores bindings; recording in %s; probes and metrics on port %d", policy.name, shown, told.port)
         try:
             yield operator
         finally:
-            server.should_exit = True
-            await asyncio.wait([operator.tasks["the probes"]], timeout=2.0)
-            for task in operator.tasks.values():
-                task.cancel()
-            await asyncio.gather(*operator.tasks.values(), return_exceptions=True)
+            await _end(tasks)
             intake.stop()
             await asyncio.to_thread(thread.join, 10.0)
 
@@ -157,6 +193,7 @@ async def serve(settings: OperatorSettings, hooks: Sequence[Hook] = ()) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with contextlib.AsyncExitStack() as stack:
+        told = await stack.enter_async_context(probes(settings))
         lease = None
         if settings.lease:
             api = await kube.connect(settings.kubeconfig)
@@ -168,7 +205,7 @@ async def serve(settings: OperatorSettings, hooks: Sequence[Hook] = ()) -> None:
             if not await _unless(stop, lease.acquire()):
                 return
             stack.push_async_callback(lease.release)
-        async with working(settings, hooks, lease) as operator:
+        async with working(settings, hooks, told=told, lease=lease) as operator:
             ended = [asyncio.create_task(stop.wait()), *operator.tasks.values()]
             trimmed = False
             while not stop.is_set():
@@ -177,6 +214,12 @@ async def serve(settings: OperatorSettings, hooks: Sequence[Hook] = ()) -> None:
                 if not trimmed and operator.intake.synced.is_set() and not operator.intake.unwritten:
                     trimmed = True
                     await asyncio.to_thread(_trim_memory)
+
+
+async def _end(tasks: dict[str, asyncio.Task[Any]]) -> None:
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 def run(settings: OperatorSettings, hooks: Sequence[Hook] = ()) -> None:

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from fastapi import FastAPI, Response
 
-from nodewise_operator.telemetry import Telemetry
-
 
 class Judged(Protocol):
     """What the probes ask."""
@@ -18,9 +16,8 @@ class Judged(Protocol):
     def unready(self) -> str:
         """Why it does not do its work now; empty if it does."""
 
-    @property
-    def telemetry(self) -> Telemetry:
-        """Its metrics."""
+    def metrics(self) -> bytes:
+        """The Prometheus text format."""
 
 
 def health_app(operator: Judged) -> FastAPI:
@@ -46,6 +43,6 @@ def health_app(operator: Judged) -> FastAPI:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus text."""
-        return Response(operator.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(operator.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,12 +28,13 @@ from nodewise.core.types import UNKNOWN_S, PodRequest
 from nodewise.kube.cache import Cache, SeenNode, SeenPod, seen_node, seen_pod
 from nodewise.kube.snapshot import trimmed_node
 from nodewise_operator import outcomes
+from nodewise_operator.intake_writer import Counts, Writer
 from nodewise_operator.observed import Observer
 from nodewise_operator.outcomes import Facts
 from nodewise_operator.predictor import Predictor
 from nodewise_operator.store import Store
-from nodewise_operator.store.errors import Fenced, StoreUnavailable, Unstorable
-from nodewise_operator.store.rows import Batch, Downtime, Fate, NodeRow, PodRow
+from nodewise_operator.store.errors import Fenced, StoreUnavailable
+from nodewise_operator.store.rows import Downtime, Fate, NodeRow, PodRow
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,9 @@ T = TypeVar("T")
 
 TRIES = 5
 """An event that cannot be taken in is tried so often, then parked."""
-PARKED = 100
 CLOSED = 20_000
 """Pods that are over and still remembered, so that late events about them need not be looked up."""
-MOST_UNWRITTEN = 5_000
-"""Rows held while the store is away; then events wait in the queue."""
 _OPEN = (Fate.WAITING, Fate.RUNNING)
-_RETRY_S = (0.1, 5.0)
 _NO_MANIFEST: dict[str, Any] = {}
 
 
@@ -80,43 +77,6 @@ def node_item(node: dict[str, Any]) -> NodeItem:
     return NodeItem(seen_node(node), version, msgspec.json.encode(trimmed_node(node)))
 
 
-@dataclass(slots=True)
-class Counts:
-    """What became of it all, since the start."""
-
-    events: int = 0
-    retried: int = 0
-    parked: int = 0
-    stale: int = 0
-    """Events that were older than what was known."""
-    pods_written: int = 0
-    nodes_written: int = 0
-    decisions_written: int = 0
-    observations_written: int = 0
-    downtimes: int = 0
-    vanished: int = 0
-    """Pods that went while nobody looked."""
-    store_failures: int = 0
-    held_s: float = 0.0
-    """Time in which events waited because the store was away."""
-    scored: int = 0
-    unscored: int = 0
-
-
-@dataclass(slots=True)
-class _Pending:
-    pods: dict[str, PodRow] = field(default_factory=dict)
-    nodes: dict[str, NodeRow] = field(default_factory=dict)
-    decisions: list[DecisionRow] = field(default_factory=list)
-    observations: list[Observation] = field(default_factory=list)
-    downtimes: list[Downtime] = field(default_factory=list)
-    seen_s: float | None = None
-    since_s: float = math.inf
-
-    def rows(self) -> int:
-        return len(self.pods) + len(self.nodes) + len(self.decisions) + len(self.observations) + len(self.downtimes)
-
-
 class Intake:
     """`event`, `replaced`, `vanished`, `seen` and `call` from any thread; everything else from the thread of `run`."""
 
@@ -135,19 +95,12 @@ class Intake:
     ) -> None:
         self.store, self.predictor, self.observer, self.state = store, predictor, observer, state
         self.counts = Counts()
-        self.parked: deque[tuple[str, str]] = deque(maxlen=PARKED)  # what it was, and why not
         self.failed: BaseException | None = None  # what ended the thread
         self.synced = threading.Event()  # both first lists are taken in
-        self.unavailable = ""  # why the store cannot be written; empty if it can
-        self.on_written: list[Callable[[], None]] = []
-        """Called in the thread after every transaction: something may have changed."""
-        self._batch_s, self._batch_rows, self._seen_every_s = batch_s, batch_rows, seen_every_s
-        self._unknown_after_s, self._clock = unknown_after_s, clock
+        self._writer = Writer(store, self.counts, batch_s, batch_rows)
+        self._seen_every_s, self._unknown_after_s, self._clock = seen_every_s, unknown_after_s, clock
         self._queue: queue.SimpleQueue[tuple[str, tuple[Any, ...], int]] = queue.SimpleQueue()
-        self._pending = _Pending()
-        self._saves: list[tuple[int, dict[str, Any]]] = []
         self._seen_written_s = 0.0
-        self._retry_at_s, self._failures = 0.0, 0
         self._again: tuple[str, tuple[Any, ...], int] | None = None  # what the store's absence interrupted
         self.cache = Cache(state, self._bound)
         self._nodes: dict[str, tuple[NodeItem, float]] = {}  # by uid, with first_seen_s
@@ -201,7 +154,7 @@ class Intake:
 
     def save_estimator(self, revision: int, learned: dict[str, Any]) -> None:
         """Keep the estimator as it is, once the observations that it was made of are written. In the thread."""
-        self._saves.append((revision, learned))
+        self._writer.save(revision, learned)
 
     def extender_rows(self, rows: Iterable[DecisionRow]) -> None:
         """Decisions of an extender that are in the store already: give their pods a row. In the thread (`call`)."""
@@ -228,7 +181,22 @@ class Intake:
     @property
     def unwritten(self) -> int:
         """Rows that are not in the store yet."""
-        return self._pending.rows()
+        return self._writer.pending.rows()
+
+    @property
+    def unavailable(self) -> str:
+        """Why the store cannot be used; empty if it can."""
+        return self._writer.unavailable
+
+    @property
+    def parked(self) -> deque[tuple[str, str]]:
+        """What was left out, and why."""
+        return self._writer.parked
+
+    @property
+    def on_written(self) -> list[Callable[[], None]]:
+        """Called in the thread after every transaction: something may have changed."""
+        return self._writer.on_written
 
     @property
     def pods(self) -> int:
@@ -248,9 +216,9 @@ class Intake:
             self._restore()
             while self._turn():
                 pass
-            self._flush(last=True)
+            self._writer.flush(last=True)
             self.predictor.save()
-            self._save_estimator()
+            self._writer.save_now()
         except BaseException as error:
             self.failed = error
             if not isinstance(error, Fenced):
@@ -266,30 +234,27 @@ class Intake:
 
     def _turn(self) -> bool:
         """Take in what is there, for one batch at most; False if it was told to stop."""
-        now_s = time.monotonic()
-        holding = bool(self._failures) and self._pending.rows() >= MOST_UNWRITTEN
-        if holding:
-            wait_s = max(self._retry_at_s - now_s, 0.01)
-            time.sleep(min(wait_s, 0.5))
-            self.counts.held_s += min(wait_s, 0.5)
-            self._flush()
+        writer = self._writer
+        held_s = min(writer.back_off_s(), 0.5) if writer.overfull or self._again is not None else 0.0
+        if held_s > 0.0:
+            time.sleep(held_s)
+            self.counts.held_s += held_s
+        if writer.overfull:
+            writer.flush()
             return True
-        due_s = max(self._pending.since_s + self._batch_s, self._retry_at_s)
-        if self._again is not None and now_s < self._retry_at_s:
-            time.sleep(self._retry_at_s - now_s)
-            self.counts.held_s += self._retry_at_s - now_s
+        wait_s = max(min(writer.due_s - time.monotonic(), 1.0), 0.0)
         try:
-            what, given, tries = self._again or self._queue.get(timeout=max(min(due_s - now_s, 1.0), 0.0))
+            what, given, tries = self._again or self._queue.get(timeout=wait_s)
             self._again = None
         except queue.Empty:
             self._settle_undelivered()
-            self._flush()
+            writer.flush()
             return True
         if what == "stop":
             return False
         self._handle(what, given, tries)
-        if self._pending.rows() >= self._batch_rows or time.monotonic() >= due_s:
-            self._flush()
+        if writer.full or time.monotonic() >= writer.due_s:
+            writer.flush()
         return True
 
     def _handle(self, what: str, given: tuple[Any, ...], tries: int) -> None:
@@ -307,7 +272,7 @@ class Intake:
         except Fenced:
             raise
         except StoreUnavailable as error:  # a row could not be looked up; nothing behind this may overtake it
-            self._store_failed(error)
+            self._writer.failed(error)
             self._again = what, given, tries
         except Exception as error:
             if tries + 1 < TRIES:
@@ -337,20 +302,20 @@ class Intake:
     def _on_seen(self, until_s: float) -> None:
         if until_s - self._seen_written_s >= self._seen_every_s:
             self._seen_written_s = until_s
-            self._pending.seen_s = until_s
-            self._due()
+            self._writer.pending.seen_s = until_s
+            self._writer.due()
 
     def _on_gap(self, begin_s: float, end_s: float, why: str) -> None:
         self.counts.downtimes += 1
-        self._pending.downtimes.append(Downtime(begin_s, end_s, why))
-        self._due()
+        self._writer.pending.downtimes.append(Downtime(begin_s, end_s, why))
+        self._writer.due()
 
     def _on_replaced(self, resource: str, items: list[Any], begin_s: float, now_s: float) -> None:
         if resource == "nodes":
             self.cache.replace_nodes([item.node for item in items])
             for item in items:
                 self._note_node(item, now_s)
-                self._flush_full()
+                self._writer.flush_full()
             for uid in (self._nodes.keys() | self._first_seen.keys()) - {item.node.uid for item in items}:
                 self._node_gone(uid, now_s)
             self._first_seen.clear()
@@ -362,16 +327,16 @@ class Intake:
             elif not first:
                 self._on_gap(begin_s, now_s, "the watch of pods was cut")
             self.cache.replace_pods([item.pod for item in items])  # scores nothing: `_current` is not set
-            self._pending.seen_s = now_s  # at once: should we die now, the next downtime begins here
+            self._writer.pending.seen_s = now_s  # at once: should we die now, the next downtime begins here
             here = {item.facts.request.uid for item in items}
             missing = (self._alive.keys() | self._rows.keys()) - here - self._undelivered.keys()
             for item in items:
                 self._alive[item.facts.request.uid] = item.facts
                 self._take(item.facts, now_s)
-                self._flush_full()
+                self._writer.flush_full()
             for uid in missing:
                 self._pod_vanished(uid, now_s)
-                self._flush_full()
+                self._writer.flush_full()
         self._listed.add(resource)
         if self._listed >= {"pods", "nodes"}:
             self.synced.set()
@@ -411,18 +376,18 @@ class Intake:
         if known is not None and known[0].node == item.node:
             return
         self._nodes[uid] = item, first_seen_s
-        self._pending.nodes[uid] = _node_row(item, first_seen_s, math.inf)
-        self._due()
+        self._writer.pending.nodes[uid] = _node_row(item, first_seen_s, math.inf)
+        self._writer.due()
 
     def _node_gone(self, uid: str, now_s: float) -> None:
         known = self._nodes.pop(uid, None)
         if known is not None:
-            self._pending.nodes[uid] = _node_row(*known, now_s)
+            self._writer.pending.nodes[uid] = _node_row(*known, now_s)
         elif uid in self._first_seen:  # it went while we were not running
             before = next((n for n in self.store.nodes() if n.uid == uid), None)
             if before is not None:
-                self._pending.nodes[uid] = replace(before, last_seen_s=self._last_seen_s or now_s)
-        self._due()
+                self._writer.pending.nodes[uid] = replace(before, last_seen_s=self._last_seen_s or now_s)
+        self._writer.due()
 
     def _spec(self, name: str) -> NodeSpec | None:
         """The node as the state has it, with what its owner says of its price."""
@@ -476,12 +441,12 @@ class Intake:
         if made.node and (before is None or not before.node):
             if decided is None:
                 self.counts.unscored += 1
-                self._pending.decisions.append(
+                self._writer.pending.decisions.append(
                     self.observer.unseen(seen.request, made.node, made.bound_s if made.bound_s > 0 else now_s)
                 )
             else:
                 self.counts.scored += 1
-                self._pending.decisions.append(decided[0])
+                self._writer.pending.decisions.append(decided[0])
         self._undelivered.pop(uid, None)
         if whole is None or not _same(made, whole):
             self._keep(made)
@@ -499,8 +464,8 @@ class Intake:
 
     def _learn(self, seen: Observation) -> None:
         if self.predictor.learn(seen):
-            self._pending.observations.append(seen)
-            self._due()
+            self._writer.pending.observations.append(seen)
+            self._writer.due()
 
     def _pod_vanished(self, uid: str, now_s: float) -> None:
         self.counts.vanished += 1
@@ -540,7 +505,7 @@ class Intake:
         """The row with its manifest: as it is about to be written, as the object has it, or from the store."""
         if before.manifest:
             return before
-        pending = self._pending.pods.get(before.uid)
+        pending = self._writer.pending.pods.get(before.uid)
         if pending is not None:
             return replace(before, manifest=pending.manifest)
         if seen is not None and seen.node == before.node:
@@ -549,7 +514,7 @@ class Intake:
         return before if stored is None else replace(before, manifest=stored.manifest)
 
     def _keep(self, made: PodRow) -> None:
-        self._pending.pods[made.uid] = made
+        self._writer.pending.pods[made.uid] = made
         slim = replace(made, manifest=_NO_MANIFEST)
         if made.fate in _OPEN:
             self._closed.pop(made.uid, None)
@@ -558,7 +523,7 @@ class Intake:
             self._rows.pop(made.uid, None)
             self._closed[made.uid] = slim
             self._trim_closed()
-        self._due()
+        self._writer.due()
 
     def _forget(self, uid: str) -> None:
         """The pod is away; an old event about it must not bring it back into the state."""
@@ -573,87 +538,8 @@ class Intake:
 
     # --- the store
 
-    def _due(self) -> None:
-        self._pending.since_s = min(self._pending.since_s, time.monotonic())
-
-    def _flush_full(self) -> None:
-        """In the middle of a long list: rows with their manifests are large."""
-        if self._pending.rows() >= self._batch_rows:
-            self._flush()
-
-    def _flush(self, *, last: bool = False) -> None:
-        """Write what is pending, if it is time; while the store is away it stays pending."""
-        now_s = time.monotonic()
-        pending = self._pending
-        if math.isinf(pending.since_s) or (now_s < self._retry_at_s and not last):
-            return
-        full = pending.rows() >= self._batch_rows
-        if not (full or last or now_s >= pending.since_s + self._batch_s):
-            return
-        batch = Batch(
-            pods=tuple(pending.pods.values()),
-            nodes=tuple(pending.nodes.values()),
-            decisions=tuple(pending.decisions),
-            observations=tuple(pending.observations),
-            downtimes=tuple(pending.downtimes),
-            seen_s=pending.seen_s,
-        )
-        try:
-            self.store.write(batch)
-        except StoreUnavailable as error:
-            self._store_failed(error)
-            return
-        except Unstorable:
-            self._pending = _Pending()
-            self._write_each(batch)
-            return
-        if self.unavailable:
-            log.info("the store can be written again")
-        self.unavailable, self._failures, self._retry_at_s = "", 0, 0.0
-        self._pending = _Pending()
-        counts = self.counts
-        counts.pods_written += len(batch.pods)
-        counts.nodes_written += len(batch.nodes)
-        counts.decisions_written += len(batch.decisions)
-        counts.observations_written += len(batch.observations)
-        self._save_estimator()
-        for told in self.on_written:
-            told()
-
-    def _store_failed(self, error: StoreUnavailable) -> None:
-        self.counts.store_failures += 1
-        first_s, longest_s = _RETRY_S
-        self._retry_at_s = time.monotonic() + min(first_s * 2.0**self._failures, longest_s)
-        self._failures = min(self._failures + 1, 10)
-        if self.unavailable != str(error):
-            log.error("nothing can be recorded, %d rows wait: %s", self._pending.rows(), error)
-        self.unavailable = str(error)
-
-    def _write_each(self, batch: Batch) -> None:
-        """Write what can be written of a batch that was refused, each pod with its decisions; park the rest."""
-        of = {row.uid: tuple(d for d in batch.decisions if d.uid == row.uid) for row in batch.pods}
-        parts = [Batch(pods=(row,), decisions=of[row.uid]) for row in batch.pods]
-        parts += [Batch(decisions=(d,)) for d in batch.decisions if d.uid not in of]
-        parts += [Batch(nodes=(row,)) for row in batch.nodes]
-        parts += [Batch(observations=(seen,)) for seen in batch.observations]
-        parts.append(Batch(downtimes=batch.downtimes, seen_s=batch.seen_s))
-        for part in parts:
-            try:
-                self.store.write(part)
-            except Unstorable as why:
-                self.counts.parked += 1
-                named = next((f"pod {r.namespace}/{r.name} ({r.uid})" for r in part.pods), "a row")
-                self.parked.append((named, str(why)))
-                log.error("%s cannot be recorded: %s", named, why)
-
-    def _save_estimator(self) -> None:
-        """After the observations that it was made of: the store never has a state that is ahead of them."""
-        saves, self._saves = self._saves, []
-        for revision, learned in saves:
-            try:
-                self.store.save_estimator(revision, learned)
-            except StoreUnavailable as error:
-                log.warning("the estimator was not saved (%s); the observations can be learned again", error)
+    def _flush(self, *, last: bool = False) -> None:  # the channel wants pods on disk before their decisions
+        self._writer.flush(last=last)
 
 
 def _same(one: PodRow, other: PodRow) -> bool:

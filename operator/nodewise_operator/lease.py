@@ -43,7 +43,7 @@ class Lease:
     ) -> None:
         self.holder = ""  # as last seen
         self.leads = False
-        self._count = count
+        self.count = count
         self._api: Any = api
         self._calls: Any = CoordinationV1Api(api)  # its parameters are models, and takes plain JSON as well
         self._name, self._namespace, self._identity, self._duration_s = name, namespace, identity, duration_s
@@ -114,7 +114,7 @@ class Lease:
         return True
 
     async def _read(self) -> Json | None:
-        self._count("get", "leases")
+        self.count("get", "leases")
         try:
             lease = await self._calls.read_namespaced_lease(
                 self._name, self._namespace, _request_timeout=self._duration_s / 3
@@ -126,13 +126,13 @@ class Lease:
         return dict(self._api.sanitize_for_serialization(lease))
 
     async def _create(self) -> None:
-        self._count("create", "leases")
+        self.count("create", "leases")
         body = {"metadata": {"name": self._name, "namespace": self._namespace}, "spec": self._spec({}, self._identity)}
         await self._calls.create_namespaced_lease(self._namespace, body, _request_timeout=self._duration_s / 3)
 
     async def _write(self, found: Json, holder: str) -> None:
         """The resourceVersion in `found` makes the API server refuse it if anybody wrote since."""
-        self._count("update", "leases")
+        self.count("update", "leases")
         body = {**found, "spec": self._spec(found.get("spec") or {}, holder)}
         await self._calls.replace_namespaced_lease(
             self._name, self._namespace, body, _request_timeout=self._duration_s / 3

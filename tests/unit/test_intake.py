@@ -19,7 +19,7 @@ from nodewise_operator.intake import TRIES, Intake, node_item, pod_item
 from nodewise_operator.observed import UNSEEN, Observer
 from nodewise_operator.predictor import Predictor
 from nodewise_operator.store import Fate, Store
-from nodewise_operator.store.errors import Fenced, StoreUnavailable
+from nodewise_operator.store.errors import Fenced, StoreUnavailable, Unstorable
 from nodewise_operator.store.rows import Batch, PodRow
 from nodewise_simulator.controlplane import node, pod
 
@@ -349,6 +349,29 @@ def test_while_the_store_is_away_nothing_is_lost(
     assert len(one.decisions()["u1"]) == 1
     assert one.intake.counts.store_failures >= 3
     assert one.intake.unavailable == ""
+
+
+def test_a_row_that_the_store_refuses_is_left_out_and_named_and_the_others_are_written(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated().begin()
+    write, away = one.store.write, iter([True])
+
+    def refuses(batch: Batch) -> None:
+        if any(row.uid == "bad" for row in batch.pods):
+            raise Unstorable("no database takes this")
+        if len(batch.pods) == 1 and next(away, False):
+            raise StoreUnavailable("the disk is full")  # in the midst of the rest
+        write(batch)
+
+    monkeypatch.setattr(one.store, "write", refuses)
+    for uid in ("u1", "bad", "u2"):
+        one.event("ADDED", a_pod(uid, "n1"))
+    one.until(lambda: one.idle() and len(one.rows()) == 2)
+    assert one.rows().keys() == one.decisions().keys() == {"u1", "u2"}
+    assert one.intake.counts.parked == 1
+    assert "bad" in one.intake.parked[0][0]
+    assert len(list(one.store.nodes())) == 3
 
 
 def test_who_lost_the_store_to_another_ends(operated: Callable[..., Operated], tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 import math
 import random
+import subprocess
 from dataclasses import fields, replace
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
-from tests.postgres import create_database, postgres_server, store_url
+from tests.postgres import create_database, postgres_server, server, skip_or_fail, store_url
 
 from nodewise.channel.messages import DecisionRow
 from nodewise.core.errors import UserError
@@ -329,3 +331,36 @@ def test_a_server_that_goes_away_holds_writing_up_and_no_more(postgres_server: s
     store.write(kept("c"))
     assert [row.uid for row in store.pods()] == ["a", "b", "c"]
     store.close()
+
+
+def test_a_url_says_how_far_the_server_is_trusted(tmp_path: Path) -> None:
+    programs = skip_or_fail()
+    certificate, key = tmp_path / "server.crt", tmp_path / "server.key"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=nodewise",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
+    subprocess.run(made, check=True, capture_output=True)
+    with server(programs, (certificate, key)) as at:
+        url = create_database(at, "store")
+        trusted = f"sslrootcert={certificate}"
+        encrypted = {
+            "": True,
+            "?sslmode=disable": False,
+            "?sslmode=require": True,
+            f"?sslmode=verify-full&{trusted}": True,
+        }
+        used: list[bool] = []
+        look = text("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+        for query in encrypted:
+            Store.open(url + query).close()
+            changed(url + query, lambda connection: used.append(connection.execute(look).scalar()))
+        assert used == [*encrypted.values()]
+        with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+            Store.open(url + "?sslmode=verify-full")
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        with pytest.raises(StoreUnavailable, match="certificate is not valid for 'localhost'"):
+            Store.open(f"{elsewhere}?sslmode=verify-full&{trusted}")
+        Store.open(f"{elsewhere}?sslmode=verify-ca&{trusted}").close()
+    with pytest.raises(UserError, match=r"sslmode is one of .* and not 'on'"):
+        Store.open("postgresql://a@127.0.0.1/b?sslmode=on")
+    with pytest.raises(UserError, match="cannot read the certificates of sslrootcert=/no"):
+        Store.open("postgresql://a@127.0.0.1/b?sslmode=verify-ca&sslrootcert=/no")

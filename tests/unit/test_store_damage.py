@@ -147,6 +147,18 @@ def test_one_sentence_says_what_was_lost_and_a_copy_is_kept(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("word", [b"CREATE INDEX pods_by_fate", b"propensity", b"tablepodspods"])
+def test_a_schema_that_is_no_text_any_more_is_damage(stores: Path, tmp_path: Path, word: bytes) -> None:
+    path = copied(stores, "closed", tmp_path)
+    content = path.read_bytes()
+    assert word in content
+    path.write_bytes(content.replace(word, b"\xdc" * len(word)))
+    store = Store.open(str(path))
+    assert contents(store) == expected([*batches(BATCHES)])
+    assert len(store.salvages()) == 1
+    store.close()
+
+
 def test_rows_of_an_older_schema_are_saved_as_well(stores: Path, tmp_path: Path) -> None:
     path = copied(stores, "closed", tmp_path)
     changed(str(path), to_version_1)

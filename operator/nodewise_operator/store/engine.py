@@ -22,7 +22,8 @@ PAGE_BYTES = 4096
 
 _BUSY_S = 10.0
 _CONNECT_S = 10
-_FILE_IS_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_FILE_IS_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+_TLS_MODES = ("require", "verify-ca", "verify-full")
 _REFUSED_CLASSES = ("22", "23")
 """Of SQLSTATE: data exceptions and integrity violations."""
 _HUNG_UP = ("57P01", "57P02")
@@ -88,9 +89,11 @@ def understood(error: Exception, where: str) -> Exception:
     code = getattr(cause, "sqlite_errorcode", None)
     if code is not None and (code & 0xFF in _FILE_IS_DAMAGED or code == sqlite3.SQLITE_IOERR_SHORT_READ):
         return Damaged(said)
-    if isinstance(cause, sqlite3.OperationalError) and said.startswith("no such "):
-        return Damaged(said)  # our statements fit our schema: it was mangled
+    mangled = isinstance(cause, sqlite3.OperationalError) and said.startswith("no such ")
+    if mangled or isinstance(cause, UnicodeDecodeError):
+        return Damaged(said)  # our statements fit our schema, and SQLite tells of nothing but UTF-8
     refused = isinstance(cause, ValueError | OverflowError | TypeError | sqlite3.InterfaceError | sqlite3.DataError)
+    refused = refused and not isinstance(cause, OSError)  # a certificate that is not trusted is both
     if refused or _sqlstate(cause)[:2] in _REFUSED_CLASSES:
         return Unstorable(f"the store {where} refuses a value: {said}")
     return StoreUnavailable(f"the store {where} cannot be used now: {said.rstrip('.')}")
@@ -120,13 +123,19 @@ def _words(cause: Any) -> str:
     return " ".join(str(told).split()) or type(cause).__name__
 
 
-def _tls(mode: str | tuple[str, ...], roots: str | tuple[str, ...]) -> ssl.SSLContext | None:
-    """Libpq's `sslmode` and `sslrootcert`, which pg8000 does not know."""
-    if mode in ("", "disable", "allow", "prefer"):
+def _tls(mode: object, roots: object) -> ssl.SSLContext | bool | None:
+    """Libpq's `sslmode` and `sslrootcert`, which pg8000 does not know, as what it does: None tries, False does not."""
+    if mode in ("", "prefer"):
         return None
-    context = ssl.create_default_context(cafile=str(roots) if roots else None)
-    if mode != "verify-full":
-        context.check_hostname = False
+    if mode == "disable":
+        return False
+    if mode not in _TLS_MODES:
+        raise UserError(f"sslmode is one of disable, prefer, {', '.join(_TLS_MODES)}, and not {mode!r}")
+    try:
+        context = ssl.create_default_context(cafile=str(roots) if roots else None)
+    except OSError as error:
+        raise UserError(f"cannot read the certificates of sslrootcert={roots}: {error}") from error
+    context.check_hostname = mode == "verify-full"
     if mode == "require" and not roots:
         context.verify_mode = ssl.CERT_NONE
     return context

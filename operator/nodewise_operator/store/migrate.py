@@ -47,7 +47,7 @@ def version(connection: Connection) -> int | None:
                 raise Damaged("its row of metadata is not what was written")
             return int(held["schema_version"])
     if connection.dialect.name == "sqlite" and found and not found & TABLES.keys():
-        file = connection.execute(text("PRAGMA database_list")).tuples().all()[0][2]
+        file = connection.execute(text("PRAGMA database_list")).all()[0][2]
         raise UserError(f"{file} holds tables of another program; name another file")
     return None
 

@@ -97,7 +97,7 @@ def damage(path: Path, engine: Engine, lock: FileLock | None) -> str | None:
     try:
         with engine.connect() as connection:
             found = str(connection.execute(text("PRAGMA integrity_check(1)")).scalar())
-    except DBAPIError as error:
+    except (DBAPIError, UnicodeDecodeError) as error:
         meant = understood(error, str(path))
         if isinstance(meant, Damaged):
             return str(meant)
@@ -188,8 +188,8 @@ def _take(connection: Connection, some: list[tuple[str, Values]]) -> None:
             key = tuple(values[k] for k in keys)
             if key not in rows or values["tick"] > rows[key]["tick"]:
                 rows[key] = values
-        writing.add(connection, table, list(rows.values()))
-        if name in _CHANGING:
+        new = writing.add(connection, table, list(rows.values()))
+        if name in _CHANGING and new < len(rows):
             for values in rows.values():
                 same = [table.c[k] == values[k] for k in keys]
                 connection.execute(update(table).where(*same, table.c.tick < values["tick"]).values(values))
