@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,12 +29,12 @@ from nodewise.core.state import ClusterState
 from nodewise.core.types import Policy
 from nodewise.kube import api as kube
 from nodewise_operator.health import health_app
-from nodewise_operator.intake import Intake
+from nodewise_operator.intake import MOST_CALLS, Intake
 from nodewise_operator.lease import Lease
 from nodewise_operator.observed import Observer, builtin_policy
 from nodewise_operator.predictor import Predictor
 from nodewise_operator.settings import OperatorSettings
-from nodewise_operator.store import Store
+from nodewise_operator.store import Store, StoreUnavailable
 from nodewise_operator.telemetry import Telemetry
 from nodewise_operator.watch import KopfSource
 from nodewise_operator.watch_informer import InformerSource
@@ -62,10 +63,21 @@ class Operator:
     port: int = 0
     """Of probes and metrics."""
     tasks: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+    begun_s: float = field(default_factory=time.monotonic)
 
-    async def on_intake(self, work: Callable[[], T]) -> T:
-        """Run `work` in the intake's thread, where state, store and estimator may be used; its result."""
-        return await asyncio.wrap_future(self.intake.call(work))
+    async def on_intake(self, work: Callable[[], T], *, within_s: float | None = None) -> T:
+        """Run `work` in the intake's thread, where state, store and estimator may be used; its result.
+
+        With `within_s`, raises TimeoutError if it did not happen by then (and may never), or if too much waits already,
+        and StoreUnavailable at once while the store is away. Without, waits as long as it takes.
+        """
+        if within_s is None:
+            return await asyncio.wrap_future(self.intake.call(work))
+        if self.intake.unavailable:
+            raise StoreUnavailable(self.intake.unavailable)
+        if self.intake.calls >= MOST_CALLS:
+            raise TimeoutError(f"{MOST_CALLS} requests wait already")
+        return await asyncio.wait_for(asyncio.wrap_future(self.intake.call(work)), within_s)
 
     def count(self, verb: str, resource: str) -> None:
         """Count a request to the API server."""
@@ -79,7 +91,9 @@ class Operator:
             if task.done():
                 return f"{name} has ended"
         if not self.intake.synced.is_set():
-            return ""
+            late = time.monotonic() - self.begun_s > self.settings.first_sync_s
+            # A new process does not bring the store back.
+            return "the first lists were not read in time" if late and not self.intake.unavailable else ""
         for resource in ("nodes", "pods"):
             age_s = self.source.age_s(resource)
             if age_s > self._silent_after_s():
@@ -160,7 +174,7 @@ async def working(
         policy = await asyncio.to_thread(_policy, settings)
         store = await asyncio.to_thread(Store.open, settings.store)
         stack.callback(store.close)
-        generation = await asyncio.to_thread(store.take_over, settings.identity or identity())
+        generation = await asyncio.to_thread(_take_over, store, settings.identity or identity(), lease)
         operator = await asyncio.to_thread(_assemble, settings, store, policy, api, generation)
         operator.port, told.operator = told.port, operator
         if lease is not None:
@@ -231,6 +245,13 @@ def run(settings: OperatorSettings, hooks: Sequence[Hook] = ()) -> None:
 def identity() -> str:
     """Name of this process among replicas."""
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _take_over(store: Store, holder: str, lease: Lease | None) -> int:
+    """The new generation. Raises LeaseLost where another replica may work by now: it must not be fenced off."""
+    if lease is not None:  # opening the store may have taken longer than the Lease lasts
+        lease.check()
+    return store.take_over(holder)
 
 
 def _assemble(settings: OperatorSettings, store: Store, policy: Policy, api: ApiClient, generation: int) -> Operator:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,7 +25,9 @@ _REMEMBERED = 1_000
 _LONGEST_TOKEN = 16 << 10
 _REVIEW_S = 5.0
 _AT_ONCE = 4
-"""Reviews under way: whoever makes up tokens shall not reach the API server through us as fast as he can."""
+"""Reviews under way of tokens that were never allowed: whoever makes some up shall not reach the API server through us
+as fast as he can, nor keep those waiting that are asked about again.
+"""
 _SUBJECT = "system:serviceaccount:"
 
 log = logging.getLogger(__name__)
@@ -76,7 +80,8 @@ class TokenReviews:
         self._api = AuthenticationV1Api(api)
         self._users = frozenset(_SUBJECT + account.replace("/", ":") for account in allowed)
         self._audience, self._clock = audience, clock
-        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._allowed: OrderedDict[bytes, _Answer] = OrderedDict()  # also those whose answer is too old by now
+        self._refused: OrderedDict[bytes, _Answer] = OrderedDict()
         self._asking: dict[bytes, asyncio.Task[_Answer]] = {}
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
@@ -93,25 +98,31 @@ class TokenReviews:
 
     async def _answer(self, token: str) -> _Answer:
         key = hashlib.sha256(token.encode()).digest()  # tokens themselves are not kept
-        known = self._answers.get(key)
+        known = self._allowed.get(key) or self._refused.get(key)
         if known is not None and self._clock() < known.until_s:
             return known
         if key not in self._asking:  # whoever asks meanwhile waits for the same answer
-            task = self._asking[key] = asyncio.create_task(self._review(token))
+            turn = contextlib.nullcontext() if key in self._allowed else self._turn
+            task = self._asking[key] = asyncio.create_task(self._review(token, turn))
             task.add_done_callback(lambda _: self._asking.pop(key, None))
         answer = await asyncio.shield(self._asking[key])
         if answer.until_s > 0.0:
-            self._answers[key] = answer
-            self._answers.move_to_end(key)
-            while len(self._answers) > _REMEMBERED:
-                self._answers.popitem(last=False)
+            self._remember(key, answer)
         return answer
 
-    async def _review(self, token: str) -> _Answer:
+    def _remember(self, key: bytes, answer: _Answer) -> None:
+        kept, other = (self._allowed, self._refused) if answer.status == 200 else (self._refused, self._allowed)
+        other.pop(key, None)
+        kept[key] = answer
+        kept.move_to_end(key)
+        while len(kept) > _REMEMBERED:
+            kept.popitem(last=False)
+
+    async def _review(self, token: str, turn: AbstractAsyncContextManager[None]) -> _Answer:
         asked = V1TokenReview(spec=V1TokenReviewSpec(token=token, audiences=[self._audience]))
         begin_s = self._clock()
         try:
-            async with asyncio.timeout(_REVIEW_S), self._turn:
+            async with asyncio.timeout(_REVIEW_S), turn:
                 self.reviews += 1
                 status = (await self._api.create_token_review(asked)).status
         except Exception as error:  # noqa: BLE001  an API server that cannot be asked is no reason to let anybody in

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 from nodewise.channel.messages import PredictorUpdate, Report, Segment
 from nodewise.core.errors import UserError
@@ -18,11 +19,17 @@ from nodewise_operator.channel_server import RefusedError, channel_app
 from nodewise_operator.channel_serving import serving
 from nodewise_operator.placement_status import FORGOTTEN_S, Reported
 from nodewise_operator.settings import OperatorSettings
-from nodewise_operator.store import Batch, StoreUnavailable, Unstorable
+from nodewise_operator.store import StoreUnavailable, Unstorable
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Heard = Callable[[Report], Awaitable[None]]
+
+MOST_NAMES = 200
+"""Extenders whose reports are kept; each life of one has a name of its own."""
+_ANSWER_S = 8.0
+"""Less than an extender waits for an answer."""
 
 
 def wanted(settings: OperatorSettings) -> bool:
@@ -43,13 +50,13 @@ async def channel(operator: Operator, heard: Heard) -> None:
         auth = TokenReviews(operator.api, service_accounts(settings.channel_accounts))
 
     async def store(segment: Segment) -> int:
-        return await operator.on_intake(partial(_store, operator, segment))
+        return await _on_intake(operator, partial(_store, operator, segment))
 
     async def update(epoch: str, since: int) -> PredictorUpdate:
-        return await operator.on_intake(partial(operator.predictor.update, epoch, since))
+        return await _on_intake(operator, partial(operator.predictor.update, epoch, since))
 
     async def learn(observations: list[Observation]) -> list[str]:
-        return await operator.on_intake(partial(_learn, operator, observations))
+        return await _on_intake(operator, partial(_learn, operator, observations))
 
     app = channel_app(store=store, predictor=operator.predictor, update=update, learn=learn, report=heard, auth=auth)
     async with serving(
@@ -65,10 +72,7 @@ def channel_hooks() -> tuple[Hook, ...]:
     reports: dict[str, Reported] = {}
 
     async def heard(report: Report) -> None:
-        now_s = time.time()
-        for name in [name for name, told in reports.items() if now_s - told.received_s > FORGOTTEN_S]:
-            del reports[name]
-        reports[report.extender] = Reported(report, now_s)
+        remember(reports, Reported(report, time.time()))
 
     async def serve_channel(operator: Operator) -> None:
         await channel(operator, heard)
@@ -79,18 +83,30 @@ def channel_hooks() -> tuple[Hook, ...]:
     return serve_channel, keep_placement_status
 
 
+def remember(reports: dict[str, Reported], told: Reported) -> None:
+    """Keep the last report by the name of its extender. Raises RefusedError if too many are kept already."""
+    for name in [name for name, one in reports.items() if told.received_s - one.received_s > FORGOTTEN_S]:
+        del reports[name]
+    name = told.report.extender
+    if name not in reports and len(reports) >= MOST_NAMES:
+        raise RefusedError(429, f"{MOST_NAMES} extenders report already; each is forgotten after {FORGOTTEN_S:.0f} s")
+    reports[name] = told
+
+
+async def _on_intake(operator: Operator, work: Callable[[], T]) -> T:
+    """Its answer is wanted soon or never: who asked gives up, and asks again."""
+    try:
+        return await operator.on_intake(work, within_s=_ANSWER_S)
+    except (StoreUnavailable, TimeoutError) as error:
+        raise RefusedError(503, f"the operator cannot take this now: {error or 'it is busy'}") from error
+
+
 def _store(operator: Operator, segment: Segment) -> int:
-    """Pods first: a segment that is acknowledged is not sent again, and no decision may be without its pod."""
+    """A segment that is acknowledged is not sent again."""
     intake, store = operator.intake, operator.store
     if segment.sequence > store.acknowledged(segment.extender):
-        intake.extender_rows(segment.rows)
-        intake._flush(last=True)
-        if intake.unwritten:
-            raise StoreUnavailable(intake.unavailable)
         try:
-            store.write(
-                Batch(decisions=tuple(segment.rows), segment=(segment.extender, segment.sequence, segment.dropped))
-            )
+            intake.take_segment(segment)
         except Unstorable as error:
             raise RefusedError(400, f"the store cannot hold it: {error}") from error
     return store.acknowledged(segment.extender)
@@ -99,5 +115,5 @@ def _store(operator: Operator, segment: Segment) -> int:
 def _learn(operator: Operator, observations: list[Observation]) -> list[str]:
     known = [seen.uid for seen in observations if operator.predictor.knows(seen.uid) or not seen.teaches]
     for seen in observations:
-        operator.intake._learn(seen)
+        operator.intake.learn(seen)
     return known

@@ -31,6 +31,9 @@ _LOOK_S = 0.1
 _COMPRESS_FROM = 8 << 10
 _LONGEST_NAME = 253  # a DNS subdomain, the longest name that Kubernetes knows
 
+MOST_POLICIES, MOST_OBSERVATIONS = 1_000, 1_000
+"""Of a report; an extender sends 500 observations at most."""
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -93,6 +96,8 @@ def channel_app(
         """Take note of a report, and learn what it tells of."""
         await auth(request.headers.get("authorization", ""))
         told = _decoded(await _body(request), Report)
+        if why := wrong_report(told):
+            raise RefusedError(400, why)
         known = await _now(learn([row.observation() for row in told.observations])) if told.observations else []
         await _now(report(told))
         return _answer(Heard(known=known))
@@ -116,6 +121,19 @@ def wrong(segment: Segment) -> str:
     for k, row in enumerate(segment.rows):
         if why := _wrong_row(row):
             return f"row {k} (pod {row.namespace[:_LONGEST_NAME]}/{row.pod[:_LONGEST_NAME]}) {why}"
+    return ""
+
+
+def wrong_report(report: Report) -> str:
+    """Why nothing can be made of a report, in a sentence; empty if something can."""
+    if not 0 < len(report.extender) <= _LONGEST_NAME or not math.isfinite(report.time_s):
+        return "a report needs the name of its extender and its time"
+    if len(report.placement_policies) > MOST_POLICIES or len(report.observations) > MOST_OBSERVATIONS:
+        return f"a report has at most {MOST_POLICIES} PlacementPolicies and {MOST_OBSERVATIONS} observations"
+    if any(not 0 < len(one.name) <= _LONGEST_NAME for one in report.placement_policies):
+        return "a report has a PlacementPolicy without a name, or with one that is none"
+    if any(not 0 < len(seen.uid) <= _LONGEST_NAME for seen in report.observations):
+        return "a report has an observation without the uid of its pod"
     return ""
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,12 +56,15 @@ class Pending:
     decisions: list[DecisionRow] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     downtimes: list[Downtime] = field(default_factory=list)
+    segment: tuple[str, int, int] | None = None
+    """Its rows are among the others."""
     seen_s: float | None = None
     since_s: float = math.inf
 
     def rows(self) -> int:
         """How much that is."""
-        return len(self.pods) + len(self.nodes) + len(self.decisions) + len(self.observations) + len(self.downtimes)
+        rows = len(self.pods) + len(self.nodes) + len(self.decisions) + len(self.observations) + len(self.downtimes)
+        return rows + (self.segment is not None)
 
 
 class Writer:
@@ -72,7 +75,9 @@ class Writer:
         self.counts = counts
         self.parked: deque[tuple[str, str]] = deque(maxlen=PARKED)  # what it was, and why not
         self.unavailable = ""  # why the store cannot be used; empty if it can
+        self.refused = ""  # why the last transaction's segment will never be written; empty if it was
         self.on_written: list[Callable[[], None]] = []
+        self.on_parked: Callable[[str], None] = lambda _uid: None  # of a pod that was not written with its decision
         self._store, self._batch_s, self._batch_rows = store, batch_s, batch_rows
         self._saves: list[tuple[int, dict[str, Any]]] = []
         self._retry_at_s, self._failures = 0.0, 0
@@ -124,8 +129,10 @@ class Writer:
             decisions=tuple(pending.decisions),
             observations=tuple(pending.observations),
             downtimes=tuple(pending.downtimes),
+            segment=pending.segment,
             seen_s=pending.seen_s,
         )
+        self.refused = ""
         try:
             self._store.write(batch)
         except StoreUnavailable as error:
@@ -133,11 +140,10 @@ class Writer:
             return
         except Unstorable:
             self.pending = Pending()
-            self._write_each(batch)
+            if self._write_each(batch):
+                self._is_back()
             return
-        if self.unavailable:
-            log.info("the store can be written again")
-        self.unavailable, self._failures, self._retry_at_s = "", 0, 0.0
+        self._is_back()
         self.pending = Pending()
         counts = self.counts
         counts.pods_written += len(batch.pods)
@@ -148,6 +154,11 @@ class Writer:
         for told in self.on_written:
             told()
 
+    def _is_back(self) -> None:
+        if self.unavailable:
+            log.info("the store can be written again")
+        self.unavailable, self._failures, self._retry_at_s = "", 0, 0.0
+
     def failed(self, error: StoreUnavailable) -> None:
         """The store could not be used."""
         self.counts.store_failures += 1
@@ -157,35 +168,60 @@ class Writer:
         if self.unavailable != str(error):
             log.error("nothing can be recorded, %d rows wait: %s", self.pending.rows(), error)
         self.unavailable = str(error)
+        self.due()  # only a transaction tells that it is back
 
-    def _write_each(self, batch: Batch) -> None:
-        """Write what can be written of a batch that was refused, each pod with its decisions; park the rest."""
+    def _write_each(self, batch: Batch) -> bool:
+        """Write what can be written of a batch that was refused, each pod with its decisions; park the rest.
+
+        False if the store went away meanwhile.
+        """
         of = {row.uid: tuple(d for d in batch.decisions if d.uid == row.uid) for row in batch.pods}
-        parts = [Batch(pods=(row,), decisions=of[row.uid]) for row in batch.pods]
+        parts = deque(Batch(pods=(row,), decisions=of[row.uid]) for row in batch.pods)
         parts += [Batch(decisions=(d,)) for d in batch.decisions if d.uid not in of]
         parts += [Batch(nodes=(row,)) for row in batch.nodes]
         parts += [Batch(observations=(seen,)) for seen in batch.observations]
         parts.append(Batch(downtimes=batch.downtimes, seen_s=batch.seen_s))
-        for k, part in enumerate(parts):
+        if batch.segment is not None:
+            parts.append(Batch(segment=batch.segment))  # last: then nothing of it is outstanding
+        kept, without = set[str](), set[str]()
+        while parts:
+            part = parts[0]
             try:
                 self._store.write(part)
+                kept.update(row.uid for row in part.pods)
             except StoreUnavailable as error:
                 self.failed(error)
-                self._put_back(parts[k:])
-                return
+                self._put_back(parts)
+                break
             except Unstorable as why:
-                self.counts.parked += 1
-                named = next((f"pod {r.namespace}/{r.name} ({r.uid})" for r in part.pods), "a row")
-                self.parked.append((named, str(why)))
-                log.error("%s cannot be recorded: %s", named, why)
+                if len(part.decisions) > 1:  # one of them may be to blame
+                    parts.popleft()
+                    parts.extendleft(Batch(pods=part.pods, decisions=(d,)) for d in part.decisions)
+                    continue
+                self._park(part, str(why))
+                without.update(d.uid for d in part.decisions)
+            parts.popleft()
+        for uid in without - kept:
+            self.on_parked(uid)
+        return not parts
 
-    def _put_back(self, parts: list[Batch]) -> None:
+    def _park(self, part: Batch, why: str) -> None:
+        named = next((f"pod {r.namespace}/{r.name} ({r.uid})" for r in part.pods), "a row")
+        if part.segment is not None:
+            named = f"segment {part.segment[1]} of extender {part.segment[0]}"
+            self.refused = f"{named}: {why}"
+        self.counts.parked += 1
+        self.parked.append((named, why))
+        log.error("%s cannot be recorded: %s", named, why)
+
+    def _put_back(self, parts: Iterable[Batch]) -> None:
         for part in parts:
             self.pending.pods.update((row.uid, row) for row in part.pods)
             self.pending.nodes.update((row.uid, row) for row in part.nodes)
             self.pending.decisions += part.decisions
             self.pending.observations += part.observations
             self.pending.downtimes += part.downtimes
+            self.pending.segment = part.segment or self.pending.segment
             self.pending.seen_s = part.seen_s or self.pending.seen_s
         self.due()
 

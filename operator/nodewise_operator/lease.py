@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -49,27 +50,33 @@ class Lease:
         self._name, self._namespace, self._identity, self._duration_s = name, namespace, identity, duration_s
         self._seen: tuple[Any, Any] | None = None  # (holder, renewTime)
         self._changed_s = 0.0
+        self._renewed_s = -math.inf  # monotonic time before the last request that renewed it
 
     async def acquire(self) -> None:
         """Return once we hold it; a free one at once, another's when it was silent for the whole duration."""
-        while not await self._try():  # noqa: ASYNC110  it is the API server that is waited for
+        while not await self._renewed():  # noqa: ASYNC110  it is the API server that is waited for
             await asyncio.sleep(self._duration_s / 7.5)
         self.leads = True
         log.info("%s holds the Lease %s/%s", self._identity, self._namespace, self._name)
 
     async def keep(self) -> None:
         """Renew for ever. Raises LeaseLost when another has it, or after two thirds of its duration without success."""
-        renewed_s = time.monotonic()
         while True:
             await asyncio.sleep(self._duration_s / 7.5)
-            if await self._try():
-                renewed_s = time.monotonic()
-            elif self.holder not in ("", self._identity):
-                self.leads = False
-                raise LeaseLost(f"{self.holder} holds the Lease now")
-            elif time.monotonic() - renewed_s > self._duration_s * 2 / 3:
-                self.leads = False
-                raise LeaseLost("the Lease could not be renewed in time")
+            try:
+                async with asyncio.timeout(self._left_s()):
+                    if not await self._renewed() and self.holder not in ("", self._identity):
+                        self.leads = False
+                        raise LeaseLost(f"{self.holder} holds the Lease now")
+            except TimeoutError:
+                pass
+            self.check()
+
+    def check(self) -> None:
+        """Raises LeaseLost if it is not ours any more, or was not renewed in time; may be called from any thread."""
+        if not self.leads or self._left_s() <= 0.0:
+            self.leads = False
+            raise LeaseLost("the Lease could not be renewed in time")
 
     async def release(self) -> None:
         """Give it up, so that the next need not wait."""
@@ -81,6 +88,16 @@ class Lease:
                     await self._write(found, "")
             except (ApiException, aiohttp.ClientError, TimeoutError, OSError) as error:
                 log.info("the Lease was not released: %s", error)
+
+    def _left_s(self) -> float:
+        return self._renewed_s + self._duration_s * 2 / 3 - time.monotonic()
+
+    async def _renewed(self) -> bool:
+        begun_s = time.monotonic()  # others count from when the API server was told, which is after this
+        if not await self._try():
+            return False
+        self._renewed_s = begun_s
+        return True
 
     async def _try(self) -> bool:
         try:

@@ -7,12 +7,13 @@ import logging
 from nodewise_operator.app import Hook, run
 from nodewise_operator.channel_hook import channel_hooks
 from nodewise_operator.profile_hook import follow_overrides, keep_profiles
+from nodewise_operator.retention import keep_retention
 from nodewise_operator.settings import OperatorSettings
 
 
 def hooks() -> tuple[Hook, ...]:
-    """What runs beside the watches: the channel's server, the status of PlacementPolicies, NodeProfiles."""
-    return (*channel_hooks(), keep_profiles, follow_overrides)
+    """What runs beside the watches: the channel's server, the status of PlacementPolicies, NodeProfiles, retention."""
+    return (*channel_hooks(), keep_profiles, follow_overrides, keep_retention)
 
 
 def start(settings: OperatorSettings) -> None:

@@ -30,6 +30,8 @@ COUNTS_EVERY_S = 15.0
 _MOST_EXTENDERS, _MOST_REASONS = 16, 32
 _MOST_FALLBACKS, _FEW = 0.5, 20
 """Share of decisions from which on fallbacks are called degraded, once there are not too few to tell."""
+_MOST_COUNTED = 1 << 44
+"""Of one extender, so that the sum over many stays within what JSON can hold."""
 _COUNTS = {"decisions", "fallbacks", "agreement", "extenders"}
 _COUNTS_OF_ONE = {"decisions", "boundWinner", "boundOther", "agreement", "fallbacks", "neutral", "reportedAt"}
 
@@ -70,6 +72,20 @@ def policy_status(obj: Json, reports: Iterable[Reported], now_s: float) -> Json:
     ).plain()
 
 
+def senseless(reported: Reported) -> str:
+    """Why a report can be no part of any status, in a sentence; empty if it can."""
+    report = reported.report
+    for one in report.placement_policies:
+        try:
+            _extender(reported, one)
+            if max(one.decisions, _fallbacks(one)) > _MOST_COUNTED:
+                raise ValueError(f"more than {_MOST_COUNTED} decisions")
+        except (ValueError, OverflowError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            return f"what {report.extender[:253]!r} reports on {one.name[:253]} makes no sense: {why}"
+    return ""
+
+
 def differs(status: Json, before: Json) -> bool:
     """Whether anything but the time of a report is new."""
     return _without(status, set(), {"reportedAt"}) != _without(before, set(), {"reportedAt"})
@@ -102,15 +118,14 @@ async def run(
         tasks.create_task(live.run())
         await live.answered()
         while True:
-            reports, at_s = [*source()], now_s()
+            at_s, found = now_s(), [(one, senseless(one)) for one in source()]
+            reports = [one for one, why in found if not why]
+            if odd := [why for _, why in found if why]:  # extenders of another version, or none
+                live.complain("; ".join(odd[:3]))
             # An operator that has just started has not heard of anybody: that is no news of the extenders.
             objects = live.objects if live.readable and (reports or at_s - started_s > SILENT_S) else {}
             for name, obj in sorted(objects.items()):
-                try:
-                    status, before = policy_status(obj, reports, at_s), obj.get("status") or {}
-                except ValidationError as error:  # an extender of another version
-                    live.complain(f"a report on {name} makes no sense: {error.errors()[0]['msg']}")
-                    continue
+                status, before = policy_status(obj, reports, at_s), obj.get("status") or {}
                 due = at_s - written_s.get(name, 0.0) >= counts_every_s and differs(status, before)
                 if due or differs_at_heart(status, before):
                     await live.apply(name, {"status": status}, status=True)

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Protocol
 
-from nodewise.channel.messages import ObservationRow, PredictorUpdate
+from nodewise.channel.messages import EstimatorState, ObservationRow, PredictorUpdate
 from nodewise.core.estimator import Observation, RunTimeEstimator
 
 SAVE_EVERY = 200
 """Observations between two saved states."""
 LOGGED = 5_000
 """Observations that can be sent one by one; whoever is further behind is sent the state."""
+SENT = 200
+"""Of them in one update: a follower decides on pods meanwhile."""
 KNOWN = 50_000
 """Uids remembered, so that no pod teaches twice; a cluster keeps 12,500 finished pods (kube-controller-manager)."""
 RECENT = 10_000
@@ -104,15 +106,16 @@ class Predictor:
             self._save_state()
 
     def update(self, epoch: str, since: int) -> PredictorUpdate:
-        """What a follower lacks that has seen `since` of `epoch`."""
+        """What a follower lacks that has seen `since` of `epoch`, or the first of it: ask again."""
         missing = self.revision - since
         if epoch == self.epoch and 0 <= missing <= len(self._log):
-            news = list(islice(self._log, len(self._log) - missing, None))
-            return PredictorUpdate(epoch=self.epoch, revision=self.revision, observations=news)
+            first = len(self._log) - missing
+            news = list(islice(self._log, first, first + SENT))
+            return PredictorUpdate(epoch=self.epoch, revision=since + len(news), observations=news)
         return PredictorUpdate(
             epoch=self.epoch,
             revision=self.revision,
-            state=self.estimator.state(),
+            state=EstimatorState.of(self.estimator.state()),
             recent=list(islice(self._known, max(0, len(self._known) - RECENT), None)),
         )
 

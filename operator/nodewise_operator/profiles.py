@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kubernetes.aio.client import ApiClient
+from pydantic import ValidationError
 
 from nodewise.core import labels as lb
 from nodewise.core.pods import NodeSpec
@@ -65,10 +66,17 @@ class Planned:
     status: Json
 
 
-def plan(known: Known, objects: Mapping[str, Json], now_s: float, reference: str = "") -> list[Planned]:
+def plan(
+    known: Known,
+    objects: Mapping[str, Json],
+    now_s: float,
+    reference: str = "",
+    complain: Callable[[str], None] = lambda _why: None,
+) -> list[Planned]:
     """What differs visibly from the NodeProfiles that are there, by name; a class with nodes and without one gets one.
 
-    `reference` is the class that speeds are relative to; where nothing was seen of it, the most often seen one.
+    `reference` is the class that speeds are relative to; where nothing was seen of it, the most often seen one. A class
+    of which something cannot be said in a NodeProfile is left out, and `complain` is told.
     """
     learned = known.learned
     if not learned.samples(reference):
@@ -80,18 +88,26 @@ def plan(known: Known, objects: Mapping[str, Json], now_s: float, reference: str
         told = overrides.get(node.node_class)
         nodes[node.node_class].append(told.applied(node) if told else node)
     made, taken = [], {*objects}
+
+    def status_of(name: str, obj: Json) -> Json | None:
+        try:
+            return profile_status(learned, nodes[obj["spec"]["nodeClass"]], reference, obj, now_s)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            complain(f"{name}: {'.'.join(map(str, wrong['loc']))} {wrong['input']!r}: {wrong['msg']}")
+            return None
+
     for name, obj in sorted(objects.items()):
-        status = profile_status(learned, nodes[obj["spec"]["nodeClass"]], reference, obj, now_s)
-        if _visible(status) != _visible(obj.get("status") or {}):
+        status = status_of(name, obj)
+        if status is not None and _visible(status) != _visible(obj.get("status") or {}):
             made.append(Planned(name, None, status))
     for node_class in sorted(nodes.keys() - {obj["spec"]["nodeClass"] for obj in objects.values()}):
         name = object_name(node_class, taken)
         taken.add(name)
         spec = {"nodeClass": node_class, "selector": class_selector(nodes[node_class][0].labels)}
-        status = profile_status(
-            learned, nodes[node_class], reference, {"metadata": {"generation": 1}, "spec": spec}, now_s
-        )
-        made.append(Planned(name, spec, status))
+        status = status_of(name, {"metadata": {"generation": 1}, "spec": spec})
+        if status is not None:
+            made.append(Planned(name, spec, status))
     return made
 
 
@@ -234,7 +250,7 @@ async def run(
         await live.answered()
         while True:
             if live.readable:
-                for each in plan(await source(), live.objects, now_s(), reference):
+                for each in plan(await source(), live.objects, now_s(), reference, live.complain):
                     if each.spec is None or await live.apply(each.name, {"spec": each.spec}):
                         await live.apply(each.name, {"status": each.status}, status=True)
             await asyncio.sleep(every_s)

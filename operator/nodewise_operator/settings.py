@@ -46,6 +46,14 @@ class OperatorSettings(BaseSettings):
         gt=0,
         description="Not alive when nothing was heard from the API server for so long; it speaks each 60 s.",
     )
+    first_sync_s: float = Field(
+        900.0, gt=0, description="Not alive when the first lists were not read after so long, while the store is there."
+    )
+    retain_days: float = Field(
+        90.0,
+        ge=0,
+        description="Pods that were over for so long are deleted from the store with their decisions; 0 keeps all.",
+    )
     policy: str | None = Field(
         None, description="Rule that scores bindings. Without it: the learned policy that is built in."
     )

@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 PREFIX = "nodewise.dev"
 RESOURCES = ("nodes", "pods")
-SILENCE_S = 75.0
-"""kopf gives a watch up that was silent for 70 s, and resumes where it was."""
 GRACE_S = 5.0
 """An event may be under way while a census already shows what it will say."""
 QUIET_S = 1.0
@@ -73,6 +71,7 @@ class KopfSource:
         self._later: list[tuple[str, str, Item]] = []  # removals before the first lists were complete
         self._listed_s = dict.fromkeys(RESOURCES, time.monotonic())  # when something of a list came last
         self._heard_s = dict.fromkeys(RESOURCES, float("-inf"))  # monotonic
+        self._deleted: dict[str, set[str]] = {resource: set() for resource in RESOURCES}  # since a census began
         self._relisted: dict[str, float] = {}  # since when (epoch) a resource may have been missed
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -94,8 +93,8 @@ class KopfSource:
         return time.monotonic() - self._heard_s[resource]
 
     def seen_until_s(self) -> float:
-        """Epoch time up to which every event of a pod was handed on."""
-        return time.time() - min(self.age_s("pods"), SILENCE_S)
+        """Epoch time up to which every event of a pod was handed on: the last event's, or that of a clean census."""
+        return time.time() - self.age_s("pods")
 
     # --- the thread
 
@@ -111,11 +110,14 @@ class KopfSource:
         try:
             async with _session(api, self._count) as session:
                 counting = asyncio.create_task(self._censuses(session, api.configuration.host))
+                counting.add_done_callback(lambda _: self._stop.set())  # without it nothing would ever be complete
                 try:
                     await kopf.operator(
                         registry=self._registry(api), settings=kopf_settings(), clusterwide=True, standalone=True,
                         stop_flag=self._stop,
                     )  # fmt: skip
+                    if counting.done():
+                        counting.result()
                 finally:
                     counting.cancel()
                     await asyncio.gather(counting, return_exceptions=True)
@@ -146,6 +148,7 @@ class KopfSource:
         known = self._known[resource]
         if kind == "DELETED":
             known.pop(uid, None)
+            self._deleted[resource].add(uid)
         else:
             known[uid] = version
         try:
@@ -184,6 +187,8 @@ class KopfSource:
                     await self._compare(session, server, resource, clean_s)
                 except CensusError as error:
                     log.warning("the census of %s was not finished: %s", resource, error)
+                except Exception:  # the next one may succeed
+                    log.exception("the census of %s was not finished", resource)
             if due:
                 again_s = time.monotonic() + self._census_s
 
@@ -196,8 +201,8 @@ class KopfSource:
                 continue
             try:
                 there = {resource: await census(session, server, resource) for resource in RESOURCES}
-            except CensusError as error:
-                log.warning("the first census was not finished: %s", error)
+            except Exception as error:
+                log.warning("the first census was not finished: %s", error, exc_info=not isinstance(error, CensusError))
                 await asyncio.sleep(2.0)
                 continue
             if all(there[resource].keys() <= self._seen_first(resource) for resource in RESOURCES):
@@ -221,8 +226,9 @@ class KopfSource:
     ) -> None:
         """Who left unseen, and whether the watch lags."""
         known = self._known[resource]
-        before, begun_s = set(known), time.time()
+        before, begun_s, begun = set(known), time.time(), time.monotonic()
         relisted_s = self._relisted.get(resource)
+        self._deleted[resource].clear()
         there = await census(session, server, resource)
         await asyncio.sleep(GRACE_S)
         missing = [uid for uid in before if uid not in there and uid in known]
@@ -234,9 +240,10 @@ class KopfSource:
                 self._intake.gap(since_s, "the watch of pods was cut")
             self._intake.vanished(resource, missing)
             self._relisted.pop(resource, None)
-        self.behind[resource] = sum(known.get(uid, version) < version for uid, version in there.items())
+        expected = there.keys() - self._deleted[resource]
+        self.behind[resource] = sum(known.get(uid, -1) < there[uid] for uid in expected)
         if not self.behind[resource]:
-            self._heard_s[resource] = time.monotonic()
+            self._heard_s[resource] = max(self._heard_s[resource], begun)
         clean_s[resource] = begun_s
 
 

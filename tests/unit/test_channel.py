@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -18,13 +19,15 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from aiohttp import web
+from kubernetes.aio.client import ApiClient, Configuration
 
 from nodewise.channel import client
 from nodewise.channel.endpoint import Endpoint
-from nodewise.channel.messages import Segment
+from nodewise.channel.messages import ObservationRow, PolicyReport, Report, Segment
 from nodewise.channel.spool import Spool
 from nodewise.core.errors import UserError
-from nodewise_operator.auth import NotAllowedError, anyone
+from nodewise_operator.auth import AUDIENCE, NotAllowedError, TokenReviews, anyone
 from nodewise_operator.channel_serving import Certificate, serving
 from nodewise_operator.store import Store
 
@@ -117,14 +120,14 @@ async def test_nothing_is_lost_and_nothing_stored_twice_when_the_channel_is_cut_
 
 
 async def test_an_extender_that_restarts_sends_what_the_one_before_left(end: OperatorEnd, tmp_path: Path) -> None:
-    before = Spool(tmp_path / "spool", extender="before")
+    before = Spool(tmp_path / "spool", extender="before-0000000a")
     before.add(encoded("a", "b"))
     before.close()
     async with joined(end, tmp_path / "spool") as extender:
         extender.spool.add(encoded("c"))
         await eventually(lambda: not extender.spool.segments)
     assert end.uids() == ["a", "b", "c"]
-    assert (end.store.acknowledged("before"), end.store.acknowledged(extender.spool.extender)) == (1, 1)
+    assert (end.store.acknowledged(before.extender), end.store.acknowledged(extender.spool.extender)) == (1, 1)
 
 
 async def test_a_segment_that_comes_again_is_stored_once(end: OperatorEnd) -> None:
@@ -161,6 +164,60 @@ async def test_a_segment_that_will_never_be_taken_does_not_hold_up_the_next(
     assert end.uids() == ["good"]
     assert extender.spool.dropped == 1
     assert "row 0 (pod default/pod-bad) has 1 scores for 2 candidates" in caplog.text
+
+
+@asynccontextmanager
+async def answering(head: bytes, body: bytes) -> AsyncIterator[int]:
+    """Whoever is at this port gives the same answer to everything."""
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (head, len(body), body))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>413 Request Entity Too Large</html>", b"", b'{"message":"no such route"}', b'{"error":7}']
+)
+async def test_a_proxy_that_refuses_loses_no_decision(end: OperatorEnd, body: bytes) -> None:
+    """Only the operator's own word is final."""
+    async with (
+        answering(b"413 Request Entity Too Large", body) as before,
+        end.serving() as port,
+        ExtenderEnd(f"http://127.0.0.1:{before}").running() as extender,
+    ):
+        extender.spool.add(encoded("a"))
+        await eventually(lambda: "upload" in extender.client.trouble)
+        assert extender.client.trouble["upload"].startswith("status 413: ")
+        extender.client._operator = Endpoint(f"http://127.0.0.1:{port}")
+        await eventually(lambda: not extender.spool.segments)
+    assert (end.uids(), extender.spool.dropped) == (["a"], 0)
+
+
+async def test_the_disk_is_never_waited_for_by_those_who_decide(
+    end: OperatorEnd, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither on the way up, nor when a segment is given up."""
+    loop, seen = threading.get_ident(), set[str]()
+    really = {name: getattr(Spool, name) for name in ("oldest", "read", "done")}
+    for name in really:
+
+        def noted(*args: Any, name: str = name, **given: Any) -> Any:
+            assert threading.get_ident() != loop
+            seen.add(f"{name} {given.get('kept', '')}".strip())
+            return really[name](*args, **given)
+
+        monkeypatch.setattr(Spool, name, noted)
+    async with joined(end, tmp_path / "spool") as extender:
+        extender.spool.add([msgspec.json.encode(row("bad", scores=[1.0]))])
+        extender.spool.add(encoded("good"))
+        await eventually(lambda: not extender.spool.segments)
+    assert seen == {"oldest", "read", "done", "done False"}
 
 
 async def test_an_operator_that_says_nothing_is_given_up_and_found_again(
@@ -201,6 +258,7 @@ async def test_what_an_extender_learned_alone_reaches_the_operator_and_its_disk(
         extender.client._operator = Endpoint(f"http://127.0.0.1:{port}")
         async with extender.running():
             await eventually(lambda: extender.follower.revision == 3 and extender.follower.own == 0)
+            await eventually(lambda: not extender.follower.rebuild())
     assert sorted(seen.uid for _, seen in end.store.observations()) == ["alone-0", "alone-1", "alone-2"]
     ours, theirs = extender.follower.estimator.beliefs(), end.predictor.estimator.beliefs()
     assert ours.run_mean.tolist() == theirs.run_mean.tolist()
@@ -258,6 +316,74 @@ async def test_what_makes_no_sense_is_refused_with_a_sentence(end: OperatorEnd, 
     assert answer[0] == status
     assert says in msgspec.json.decode(answer[1])["error"]
     assert end.uids() == []
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "no name": {"extender": ""},
+    "long name": {"extender": "e" * 254},
+    "no time": {"time_s": 1e999},
+    "many policies": {
+        "placement_policies": [PolicyReport(name="p", generation=1, mode="off", policy="", digest="")] * 1001
+    },
+    "long policy": {
+        "placement_policies": [PolicyReport(name="p" * 254, generation=1, mode="off", policy="", digest="")]
+    },
+    "many observations": {"observations": [ObservationRow.of(observation("a"))] * 1001},
+    "long uid": {"observations": [ObservationRow.of(observation("a" * 254))]},
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+async def test_a_report_that_makes_no_sense_is_refused_whole(end: OperatorEnd, what: str) -> None:
+    report = msgspec.structs.replace(Report(extender="e", time_s=1.0, policy="p", digest="d"), **ODD[what])
+    body = msgspec.json.encode(report).replace(b'"time_s":null', b'"time_s":1e999')
+    async with end.serving() as port:
+        status, said = await post(port, "/v1/reports", body)
+    assert (status, end.reports, end.predictor.revision) == (400, [], 0)
+    assert msgspec.json.decode(said)["error"].startswith(("a report ", "the body makes no sense: Number out of range"))
+
+
+@asynccontextmanager
+async def token_reviews() -> AsyncIterator[tuple[TokenReviews, asyncio.Event]]:
+    """An API server that knows the token `right`, and answers about others when the event says so."""
+    others = asyncio.Event()
+
+    async def review(request: web.Request) -> web.Response:
+        asked = await request.json()
+        if asked["spec"]["token"] != "right":
+            await others.wait()
+            return web.json_response({**asked, "status": {"authenticated": False}}, status=201)
+        user = {"username": "system:serviceaccount:nodewise-system:nodewise-extender"}
+        status = {"authenticated": True, "audiences": [AUDIENCE], "user": user}
+        return web.json_response({**asked, "status": status}, status=201)
+
+    app = web.Application()
+    app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    configuration = Configuration()
+    configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with ApiClient(configuration) as api:
+        yield TokenReviews(api, frozenset({"nodewise-system/nodewise-extender"}), clock=lambda: clock[0]), others
+    others.set()
+    await runner.cleanup()
+
+
+clock = [0.0]
+
+
+async def test_tokens_that_somebody_makes_up_keep_nobody_out_who_was_allowed() -> None:
+    async with token_reviews() as (auth, others):
+        name = await auth("Bearer right")
+        made_up = [asyncio.create_task(auth(f"Bearer made-up-{k}")) for k in range(20)]
+        await eventually(lambda: auth.reviews == 5)
+        clock[0] += 100.0
+        async with asyncio.timeout(2.0):  # less than a review may take
+            assert await auth("Bearer right") == name
+        others.set()
+        refused = await asyncio.gather(*made_up, return_exceptions=True)
+        assert {getattr(error, "status", None) for error in refused} == {401}
 
 
 async def only_right(header: str) -> str:

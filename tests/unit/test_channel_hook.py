@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from nodewise.channel.messages import Report
 from nodewise.core.errors import UserError
 from nodewise_operator.app import working
-from nodewise_operator.channel_hook import channel_hooks, wanted
+from nodewise_operator.channel_hook import MOST_NAMES, channel_hooks, remember, wanted
+from nodewise_operator.channel_server import RefusedError
+from nodewise_operator.placement_status import FORGOTTEN_S, Reported
 from nodewise_operator.settings import OperatorSettings
-from nodewise_operator.store import Fate, Store
+from nodewise_operator.store import Batch, Fate, Store, StoreUnavailable
 from nodewise_simulator.fake_api import FakeApi
 
 from .channel_objects import ExtenderEnd, encoded, eventually, observation
@@ -99,3 +104,57 @@ def test_settings_of_the_channel_that_make_no_sense_are_told(
 ) -> None:
     with pytest.raises(UserError, match=says):
         wanted(settings(api, tmp_path, **given))
+
+
+async def test_while_the_store_is_away_an_extender_is_told_so_at_once(
+    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(batch: Batch) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    made = settings(api, tmp_path)
+    async with working(made, channel_hooks()[:1]) as operator, aiohttp.ClientSession() as session:
+        await eventually(operator.intake.synced.is_set)
+        with monkeypatch.context() as patched:
+            patched.setattr(operator.store, "write", away)
+            await eventually(lambda: bool(operator.intake.unavailable))
+            free = threading.Event()
+            stuck = operator.intake.call(lambda: free.wait(20.0))  # whoever waited now would wait for this
+            body = b'{"extender": "e", "sequence": 1, "rows": []}'
+            async with session.post(f"http://127.0.0.1:{made.channel_port}/v1/segments", data=body) as reply:
+                assert (reply.status, "the disk is full" in await reply.text()) == (503, True)
+            assert not stuck.done()
+            assert operator.intake.calls == 1
+            free.set()
+        await eventually(lambda: not operator.intake.unavailable)
+        async with session.post(f"http://127.0.0.1:{made.channel_port}/v1/segments", data=body) as reply:
+            assert (reply.status, await reply.json()) == (200, {"acknowledged": 1})
+
+
+async def test_what_did_not_happen_in_time_never_does(api: FakeApi, tmp_path: Path) -> None:
+    async with working(settings(api, tmp_path)) as operator:
+        free, done = threading.Event(), list[int]()
+        stuck = operator.intake.call(lambda: free.wait(20.0))
+        with pytest.raises(TimeoutError):
+            await operator.on_intake(lambda: done.append(1), within_s=0.05)
+        free.set()
+        await asyncio.wrap_future(stuck)
+        await operator.on_intake(lambda: done.append(2), within_s=10.0)
+        assert done == [2]
+
+
+def test_only_so_many_extenders_are_remembered_and_the_silent_make_room() -> None:
+    reports: dict[str, Reported] = {}
+
+    def hear(name: str, at_s: float) -> None:
+        remember(reports, Reported(Report(extender=name, time_s=0.0, policy="p", digest="d"), at_s))
+
+    for k in range(MOST_NAMES):
+        hear(f"e-{k}", float(k))
+    with pytest.raises(RefusedError, match=f"{MOST_NAMES} extenders report already"):
+        hear("one more", 200.0)
+    hear("e-1", 200.0)
+    hear("one more", FORGOTTEN_S + 0.5)
+    assert len(reports) == MOST_NAMES
+    assert {"e-1", "one more"} < reports.keys()
+    assert "e-0" not in reports

@@ -6,6 +6,7 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 import pytest
 
 from nodewise import policies
-from nodewise.channel.messages import DecisionRow
+from nodewise.channel.messages import DecisionRow, Segment
 from nodewise.core.state import ClusterState
+from nodewise_operator import outcomes
 from nodewise_operator.intake import TRIES, Intake, node_item, pod_item
 from nodewise_operator.observed import UNSEEN, Observer
 from nodewise_operator.predictor import Predictor
 from nodewise_operator.store import Fate, Store
 from nodewise_operator.store.errors import Fenced, StoreUnavailable, Unstorable
-from nodewise_operator.store.rows import Batch, PodRow
+from nodewise_operator.store.rows import Batch, NodeRow, PodRow
 from nodewise_simulator.controlplane import node, pod
 
 Json = dict[str, Any]
@@ -267,21 +269,8 @@ def test_a_pod_that_only_an_extender_told_of_waits_for_the_watch_and_is_censored
     operated: Callable[..., Operated],
 ) -> None:
     one = operated(unknown_after_s=0.0).begin(a_pod("waits"))
-    rows = [
-        DecisionRow(
-            uid=uid,
-            namespace="default",
-            pod=f"pod-{uid}",
-            time_s=1.0,
-            source="extender",
-            mode="shadow",
-            policy="p",
-            digest="d",
-        )
-        for uid in ("waits", "comes", "never")
-    ]
-    one.store.write(Batch(decisions=tuple(rows)))
-    one.intake.call(lambda: one.intake.extender_rows(rows))
+    rows = [told(uid) for uid in ("waits", "comes", "never")]
+    one.intake.call(lambda: one.intake.take_segment(Segment(extender="e", sequence=1, rows=rows)))
     one.event("ADDED", a_pod("comes"))
     one.until(lambda: one.store.knows("never") is Fate.CENSORED)
     assert {uid: (row.fate, row.reason) for uid, row in one.rows().items()} == {
@@ -382,3 +371,149 @@ def test_who_lost_the_store_to_another_ends(operated: Callable[..., Operated], t
         with pytest.raises(Fenced):
             one.end()
     assert one.rows() == {}
+
+
+def told(uid: str, policy: str = "p") -> DecisionRow:
+    return DecisionRow(
+        uid=uid, namespace="default", pod=f"pod-{uid}", time_s=1.0, source="extender", mode="shadow", policy=policy,
+        digest="d",
+    )  # fmt: skip
+
+
+def fails_once(
+    monkeypatch: pytest.MonkeyPatch, of: Any, name: str, error: Exception, when: Callable[..., bool]
+) -> None:
+    whole, once = getattr(of, name), iter([True])
+
+    def moody(*given: Any) -> Any:
+        if when(*given) and next(once, False):
+            raise error
+        return whole(*given)
+
+    monkeypatch.setattr(of, name, moody)
+
+
+def test_a_store_that_is_away_when_a_pod_is_given_up_ends_nothing(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated().begin()
+    one.intake.call(lambda: one.intake.take_segment(Segment(extender="e", sequence=1, rows=[told("never")])))
+    one.end()
+    two = operated(unknown_after_s=0.0).begin()  # only the store has the manifest now
+    fails_once(monkeypatch, two.store, "pod", StoreUnavailable("locked"), lambda uid: uid == "never")
+    two.until(lambda: two.intake.counts.store_failures > 0 and two.store.knows("never") is Fate.CENSORED)
+    assert two.intake.counts.store_failures == 1
+    assert two.store.conservation().ok
+
+
+def test_a_list_that_fails_once_is_not_overtaken_by_newer_events(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated()
+    fails_once(monkeypatch, one.intake.cache, "replace_pods", ValueError("not now"), lambda pods: True)
+    one.begin(a_pod("old", "n1"))
+    one.event("ADDED", a_pod("new", "n2"))
+    one.end()
+    assert {uid: row.fate for uid, row in one.rows().items()} == {"old": Fate.RUNNING, "new": Fate.RUNNING}
+    assert one.intake.state.node_of("new") == "n2"
+
+
+def test_of_a_list_only_the_pod_that_cannot_be_taken_in_is_parked(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = outcomes.row
+
+    def odd(seen: outcomes.Facts, *given: Any) -> PodRow:
+        if seen.request.uid == "poison":
+            raise ValueError("no")
+        return row(seen, *given)
+
+    monkeypatch.setattr(outcomes, "row", odd)
+    one = operated().begin(a_pod("u1", "n1"), a_pod("poison", "n1"), a_pod("u2", "n1")).end()
+    assert one.intake.synced.is_set()
+    assert one.rows().keys() == one.decisions().keys() == {"u1", "u2"}
+    assert [named for named, _ in one.intake.parked] == ["pod default/pod-poison (poison)"]
+
+
+def test_a_binding_is_scored_though_the_store_is_away_when_it_is_seen(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated().begin()
+    one.intake.call(lambda: one.intake.take_segment(Segment(extender="e", sequence=1, rows=[told("decided")])))
+    fails_once(monkeypatch, one.store, "pod", StoreUnavailable("locked"), lambda uid: uid == "found")
+    one.event("ADDED", a_pod("found", "n1"))
+    one.end()
+    two = operated(unknown_after_s=60.0).begin(a_pod("found", "n1"), a_pod("decided"))
+    # its row is known, but not the manifest
+    fails_once(monkeypatch, two.store, "pod", StoreUnavailable("locked"), lambda uid: uid == "decided")
+    two.event("MODIFIED", a_pod("decided", "n2"))
+    two.end()
+    seen = {uid: [d.neutral for d in of if d.source == "observed"] for uid, of in two.decisions().items()}
+    assert seen == {"found": [""], "decided": [""]}
+
+
+def test_nodes_that_went_meanwhile_are_looked_up_together(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operated(seen_every_s=0.0).begin().end()
+    two = operated()
+    nodes, calls = two.store.nodes, list[int]()
+
+    def counted() -> Iterator[NodeRow]:
+        calls.append(1)
+        return nodes()
+
+    monkeypatch.setattr(two.store, "nodes", counted)
+    two.intake.replaced("nodes", [node_item(a_node("n1"))])
+    two.end()
+    assert len(calls) == 2  # once to remember who was there
+    assert {row.name for row in two.store.nodes() if row.last_seen_s < math.inf} == {"n2", "n3"}
+
+
+def test_a_segment_is_written_with_its_pods_and_what_the_store_refuses_of_it_is_left_out(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated(unknown_after_s=0.0).begin(a_pod("waits"))
+    write, batches = one.store.write, []
+
+    def refuses(batch: Batch) -> None:
+        batches.append(batch)
+        if any(decision.policy == "bad" for decision in batch.decisions):
+            raise Unstorable("no database takes this")
+        write(batch)
+
+    monkeypatch.setattr(one.store, "write", refuses)
+    rows = [told("waits"), told("gone"), told("odd", "bad")]
+    done = one.intake.call(lambda: one.intake.take_segment(Segment(extender="e", sequence=1, rows=rows)))
+    one.until(lambda: one.store.knows("gone") is Fate.CENSORED)
+    assert done.exception() is None
+    assert one.store.acknowledged("e") == 1
+    whole = next(batch for batch in batches if batch.segment)
+    assert {row.uid for row in whole.pods} >= {d.uid for d in whole.decisions} == {"waits", "gone", "odd"}
+    assert one.rows().keys() == one.decisions().keys() == {"waits", "gone"}
+    assert one.store.conservation().ok
+
+
+def test_a_segment_that_comes_while_the_store_is_away_is_written_once_it_is_back(
+    operated: Callable[..., Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = operated().begin()
+    fails_once(monkeypatch, one.store, "write", StoreUnavailable("locked"), lambda batch: batch.segment is not None)
+    done = one.intake.call(lambda: one.intake.take_segment(Segment(extender="e", sequence=1, rows=[told("u1")])))
+    one.until(lambda: one.store.acknowledged("e") == 1)
+    assert isinstance(done.exception(), StoreUnavailable)
+    assert len(one.decisions()["u1"]) == 1
+
+
+def test_a_call_that_is_cancelled_before_its_turn_holds_nothing(operated: Callable[..., Operated]) -> None:
+    class Large:
+        def __call__(self) -> None:
+            raise AssertionError("it was cancelled")
+
+    one, large = operated().begin(), Large()
+    gone, future = weakref.ref(large), one.intake.call(large)
+    assert one.intake.calls == 1
+    del large
+    assert future.cancel()
+    assert (gone(), one.intake.calls) == (None, 0)
+    one.end()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nodewise.channel.messages import PolicyReport, Report
-from nodewise_operator.placement_status import Reported, differs, differs_at_heart, policy_status
+from nodewise_operator.placement_status import Reported, differs, differs_at_heart, policy_status, senseless
 from nodewise_operator.resources import PlacementPolicy
 
 Json = dict[str, Any]
@@ -119,3 +119,9 @@ def test_a_new_time_of_a_report_is_no_change_and_counts_are_a_small_one() -> Non
     other, _ = of(policy(), reported(decisions=1, policy="index"))
     changes = [(differs(each, before), differs_at_heart(each, before)) for each in (again, more, other)]
     assert changes == [(False, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize(("odd", "says"), [({"mode": "wild"}, "reports on p makes no sense"), ({"decisions": -1}, "greater than"), ({"fallbacks": {"a": 1 << 52}}, "more than")])  # fmt: skip  # noqa: E501
+def test_a_report_that_makes_no_sense_is_named(odd: Json, says: str) -> None:
+    assert says in senseless(reported("e-2", **odd))
+    assert senseless(reported()) == ""

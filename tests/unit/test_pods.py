@@ -145,6 +145,13 @@ def test_a_node_is_read() -> None:
     assert len(node.taints) == 1
 
 
+def test_an_annotation_that_no_node_can_have_is_taken_for_a_mistake() -> None:
+    told = {"price-usd-per-hour": "250000", "idle-watts": "1e7", "peak-watts": "1e99"}
+    annotations = {f"nodewise.dev/{name}": value for name, value in told.items()}
+    node = node_spec({"metadata": {"name": "n", "annotations": annotations}})
+    assert (node.price_usd_per_h, node.price_source, node.idle_w, node.peak_w, node.power_source) == (0, "", 0, 0, "")
+
+
 def test_what_a_node_leaves_out_has_a_default() -> None:
     node = node_spec({"metadata": {"name": "n"}, "status": {"nodeInfo": {"architecture": "amd64"}}})
     assert (node.arch, node.zone, node.pods_allocatable, node.cpu_allocatable_milli) == ("amd64", "", 110.0, 0.0)

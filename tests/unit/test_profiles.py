@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,17 @@ def test_nothing_is_written_until_something_is_visibly_different() -> None:
     (other,) = plan(Known(TWICE, (*nodes, member("fast", "n2"))), there, NOW_S + 3600)
     assert (other.name, other.spec, other.status["nodes"]) == ("fast", None, 2)
     assert other.status["conditions"] == made.status["conditions"]  # none has changed, so neither has its time
+
+
+def test_a_class_that_cannot_be_written_is_named_and_keeps_no_other_from_being_written() -> None:
+    wrong = replace(member("fast", "n1"), price_usd_per_h=250_000.0, price_source="a mistake")
+    told: list[str] = []
+    made = plan(Known(TWICE, (wrong, member("slow", "n2"))), {}, NOW_S, complain=told.append)
+    assert [each.name for each in made] == ["slow"]
+    assert [why.split(":")[0] for why in told] == ["fast"]
+    assert "250000" in told[0]
+    there = {"f": {"metadata": {"name": "f"}, "spec": {"nodeClass": "fast"}}}
+    assert [each.name for each in plan(Known(TWICE, (wrong, member("slow", "n2"))), there, NOW_S)] == ["slow"]
 
 
 def test_a_class_whose_nodes_have_gone_keeps_its_profile_and_a_users_own_name_is_used() -> None:

@@ -14,6 +14,8 @@ from nodewise.channel.messages import DecisionRow, Segment
 from nodewise.channel.spool import Spool
 from nodewise.core.errors import UserError
 
+FIRST, SECOND, KILLED = "first-0000000a", "second-0000000b", "killed-0000000c"
+
 
 def row(uid: str, weight: int = 0) -> bytes:
     """A row that `weight` random bytes of features keep from being compressed."""
@@ -42,27 +44,27 @@ def on_disk(folder: Path) -> int:
 
 
 def test_segments_of_an_earlier_life_are_sent_first_and_under_its_name(tmp_path: Path) -> None:
-    first = Spool(tmp_path, extender="first")
+    first = Spool(tmp_path, extender=FIRST)
     first.add([row("a"), row("b")])
     first.add([row("c")])
     first.close()
-    second = Spool(tmp_path, extender="second")
+    second = Spool(tmp_path, extender=SECOND)
     second.add([row("d")])
-    assert taken(second) == [("first", 1, ["a", "b"]), ("first", 2, ["c"]), ("second", 1, ["d"])]
+    assert taken(second) == [(FIRST, 1, ["a", "b"]), (FIRST, 2, ["c"]), (SECOND, 1, ["d"])]
     assert (second.size, on_disk(tmp_path)) == (0, 0)
     second.close()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_life_that_goes_on_keeps_its_segments_and_one_that_ended_since_is_taken_over(tmp_path: Path) -> None:
-    first, second = Spool(tmp_path, extender="first"), Spool(tmp_path, extender="second")
+    first, second = Spool(tmp_path, extender=FIRST), Spool(tmp_path, extender=SECOND)
     first.add([row("a")])
     second.adopt()
     assert second.oldest() is None
     first.close()
     second.add([row("b")])
     second.adopt()
-    assert taken(second) == [("first", 1, ["a"]), ("second", 1, ["b"])]
+    assert taken(second) == [(FIRST, 1, ["a"]), (SECOND, 1, ["b"])]
 
 
 @pytest.mark.parametrize("kept_in", ["folder", "memory"])
@@ -107,7 +109,7 @@ def test_the_segment_under_way_is_not_dropped_and_one_that_never_fits_is(tmp_pat
 
 
 def test_a_smaller_bound_after_a_restart_holds_for_what_is_left_too(tmp_path: Path) -> None:
-    first = Spool(tmp_path, extender="first")
+    first = Spool(tmp_path, extender=FIRST)
     for k in range(10):
         first.add([row(str(k), 1_000)])
     first.close()
@@ -127,12 +129,59 @@ def test_what_the_disk_refuses_waits_in_memory(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_being_written_when_its_extender_died_is_removed(tmp_path: Path) -> None:
-    first = Spool(tmp_path, extender="first")
+    first = Spool(tmp_path, extender=FIRST)
     first.add([row("a")])
-    (tmp_path / "first" / "0000000002-1.json.part").write_bytes(b"half")
+    (tmp_path / FIRST / "0000000002-1.json.part").write_bytes(b"half")
     first.close()
-    assert taken(Spool(tmp_path)) == [("first", 1, ["a"])]
+    assert taken(Spool(tmp_path)) == [(FIRST, 1, ["a"])]
     assert list(tmp_path.rglob("*.part")) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["photos", "photos-0000000a", ".git", f"{FIRST}/mine.txt", f"{FIRST}/mine.part", "loose.part"]
+)
+def test_what_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
+    """A folder that holds other things, too, may be named by mistake."""
+    before = Spool(tmp_path, extender=FIRST)
+    before.add([row("a")])
+    mine = tmp_path / name
+    if mine.suffix in (".txt", ".part"):
+        mine.write_text("mine")
+    else:
+        mine.mkdir()
+        mine = mine / "0000000001-1.json.part"
+        mine.write_text("mine")
+    kept = sorted(mine.parent.iterdir()) if mine.parent not in (tmp_path, tmp_path / FIRST) else [mine]
+    before.close()
+    spool = Spool(tmp_path)
+    assert taken(spool) == [(FIRST, 1, ["a"])]
+    spool.adopt()
+    spool.close()
+    Spool(tmp_path).close()
+    assert all(path.exists() for path in kept)
+    assert mine.read_text() == "mine"
+
+
+def test_files_are_removed_while_nobody_waits_for_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk must not hold up those who ask what is next."""
+    unlink = Path.unlink
+    removed: list[Path] = []
+
+    def slow(path: Path, missing_ok: bool = False) -> None:
+        assert not spool._lock.locked()
+        removed.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    earlier = Spool(tmp_path, extender=FIRST)
+    for k in range(5):
+        earlier.add([row(str(k), 1_000)])
+    earlier.close()
+    spool = Spool(tmp_path, most_bytes=10_000)
+    monkeypatch.setattr(Path, "unlink", slow)
+    for k in range(9):
+        spool.add([row(str(k), 1_000)])
+    taken(spool)
+    assert len(removed) == 14
 
 
 def test_a_segment_is_synced_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +212,7 @@ def test_an_extender_that_was_killed_leaves_everything_it_counted_as_kept(tmp_pa
     """No orderly end: the process dies after its adds returned."""
     child = os.fork()
     if child == 0:
-        spool = Spool(tmp_path, extender="killed")
+        spool = Spool(tmp_path, extender=KILLED)
         for k in range(20):
             spool.add([row(str(k))])
         os.kill(os.getpid(), 9)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -63,6 +65,12 @@ def test_other_programs_read_it_and_it_is_compressed(tmp_path: Path) -> None:
         assert other.execute(days, [files]).fetchall() == [("1970-01-01", 24)]
         compression = "SELECT DISTINCT compression FROM parquet_metadata(?)"
         assert other.execute(compression, [files]).fetchall() == [("ZSTD",)]
+
+
+def test_a_store_that_exports_nothing_does_not_load_what_exports() -> None:
+    asked = "import sys, nodewise_operator.store, nodewise_operator.main; print('duckdb' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
 def test_an_export_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,16 @@ from nodewise_operator.store import Store
 logging.basicConfig(level=logging.INFO, stream=sys.stdout)
 Store.open(sys.argv[1]).close()
 """
+LATER = """
+import sys
+from sqlalchemy import Column, Text
+from nodewise_operator.store import engine, migrate, schema
+for table in schema.TABLES.values():
+    table.append_column(Column("of_version_3", Text))
+with engine.connect(engine.parse(sys.argv[1])).connect().execution_options(writes=True) as connection:
+    with connection.begin():
+        print(migrate.upgrade(connection))
+"""
 
 
 def started(program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -113,6 +123,20 @@ def test_an_older_schema_is_upgraded_in_one_step_or_not_at_all(store_url: str) -
     assert contents(store) == expected([*batches(60)])
     assert store.verify() == {}
     store.write(batch(61))
+    store.close()
+
+
+def test_a_step_does_not_need_columns_that_came_after_it(store_url: str) -> None:
+    store = Store.open(store_url)
+    store.write(batch(1))
+    store.close()
+    changed(store_url, to_version_1)
+    later = subprocess.run([sys.executable, "-c", LATER, store_url], capture_output=True, text=True, check=False)
+    assert later.stderr == ""
+    assert later.stdout == "2\n"
+    store = Store.open(store_url)
+    assert store.verify() == {}
+    assert contents(store) == expected([*batches(1)])
     store.close()
 
 

@@ -10,14 +10,15 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import aiohttp
 import msgspec
 
 from nodewise.channel.endpoint import Endpoint
-from nodewise.channel.follower import Follower
-from nodewise.channel.messages import Ack, Heard, PredictorUpdate, Report
-from nodewise.channel.spool import Spool, Waiting
+from nodewise.channel.follower import Follower, read
+from nodewise.channel.messages import Ack, Heard, Report
+from nodewise.channel.spool import Spool, SpoolError
 
 POLL_S = 0.25
 """Time between looks at an empty spool."""
@@ -25,22 +26,26 @@ REPORT_S = 3.0
 WAIT_S = 5.0
 """How long the operator may wait for something to tell; shorter than `follower.STALE_S`."""
 ADOPT_S = 60.0
+LEARN_S = 0.1
+"""Time between looks for something to learn."""
+_PAUSE_S = 0.003
+"""For decisions, between two moments of learning."""
 _ANSWER_S = 10.0
 _FIRST_S, _LONGEST_S = 0.2, 5.0
 """Of waiting after a failure; the operator is one process of ours, and a stale predictor costs placements."""
 _LONGEST_REPLY = 64 << 20
 _UNUSABLE = (400, 413)
-"""Statuses that say that what was sent will never be taken."""
+"""Statuses with which the operator says that what was sent will never be taken; a proxy in between may have others."""
 
 log = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
-    """The operator answered, and not with what was asked for."""
+    """The operator, or a proxy before it, answered, and not with what was asked for."""
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, *, for_good: bool = False) -> None:
         super().__init__(f"status {status}: {why}")
-        self.status = status
+        self.for_good = for_good  # the operator itself says that it will never take it
 
 
 class Client:
@@ -55,6 +60,7 @@ class Client:
         """What does not work now, and why; empty while all is well."""
         self._operator, self._spool, self._follower, self._report = operator, spool, follower, report
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
+        self._tables = ThreadPoolExecutor(1, thread_name_prefix="predictor")
 
     async def run(self) -> None:
         """Upload, follow and report, for ever."""
@@ -63,9 +69,11 @@ class Client:
             async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
                 for name, step in (("upload", self._upload), ("follow", self._follow), ("report", self._tell)):
                     group.create_task(self._forever(name, step, session))
-                group.create_task(self._keep())
+                group.create_task(self._learn())
+                group.create_task(self._adopt())
         finally:
-            self._disk.shutdown(wait=False, cancel_futures=True)
+            for executor in (self._disk, self._tables):
+                executor.shutdown(wait=False, cancel_futures=True)
 
     async def _forever(
         self, name: str, step: Callable[[aiohttp.ClientSession], Awaitable[float]], session: aiohttp.ClientSession
@@ -84,34 +92,34 @@ class Client:
             await asyncio.sleep(wait_s)
 
     async def _upload(self, session: aiohttp.ClientSession) -> float:
-        waiting = self._spool.oldest()
+        loop, spool = asyncio.get_running_loop(), self._spool
+        waiting = await loop.run_in_executor(self._disk, spool.oldest)
         if waiting is None:
             return POLL_S
-        loop = asyncio.get_running_loop()
         try:
-            data = await loop.run_in_executor(self._disk, self._spool.read, waiting)
-        except OSError as error:
-            self._give_up(waiting, str(error))
-            return 0.0
-        try:
+            data = await loop.run_in_executor(self._disk, spool.read, waiting)
             reply = await self._ask(session, "POST", "/v1/segments", data, {"Content-Encoding": "gzip"})
             msgspec.json.decode(reply, type=Ack)
+        except SpoolError as error:
+            why = str(error)
         except RefusedError as error:
-            if error.status not in _UNUSABLE:
+            if not error.for_good:
                 raise
-            self._give_up(waiting, str(error))
+            why = str(error)
+        else:
+            self.uploaded += waiting.rows
+            await loop.run_in_executor(self._disk, spool.done, waiting)
             return 0.0
-        self.uploaded += waiting.rows
-        await loop.run_in_executor(self._disk, self._spool.done, waiting)
+        log.error("%d decisions of %s are lost: %s", waiting.rows, waiting.extender, why)
+        await loop.run_in_executor(self._disk, partial(spool.done, waiting, kept=False))
         return 0.0
 
     async def _follow(self, session: aiohttp.ClientSession) -> float:
-        follower = self._follower
-        asked = {"epoch": follower.epoch, "since": str(follower.revision), "wait_s": str(WAIT_S)}
-        update = msgspec.json.decode(
-            await self._ask(session, "GET", "/v1/predictor", params=asked), type=PredictorUpdate
-        )
-        follower.heard(update)
+        loop, follower = asyncio.get_running_loop(), self._follower
+        epoch, revision = follower.asked
+        asked = {"epoch": epoch, "since": str(revision), "wait_s": str(WAIT_S)}
+        reply = await self._ask(session, "GET", "/v1/predictor", params=asked)
+        follower.heard(await loop.run_in_executor(self._tables, read, reply, follower.estimator.settings))
         return 0.05  # an operator that never waits shall not keep us busy
 
     async def _tell(self, session: aiohttp.ClientSession) -> float:
@@ -127,18 +135,28 @@ class Client:
         self._follower.known(msgspec.json.decode(reply, type=Heard).known)
         return REPORT_S
 
-    async def _keep(self) -> None:
-        loop, waited_s = asyncio.get_running_loop(), 0.0
+    async def _learn(self) -> None:
+        loop, follower = asyncio.get_running_loop(), self._follower
         while True:
-            await asyncio.sleep(1.0)
-            waited_s += 1.0
+            wait_s = _PAUSE_S
             try:
-                self._follower.tick()
-                if waited_s >= ADOPT_S:
-                    waited_s = 0.0
-                    await loop.run_in_executor(self._disk, self._spool.adopt)
+                make = follower.rebuild()
+                if make is not None:
+                    follower.adopt(await loop.run_in_executor(self._tables, make))
+                elif not follower.tick():
+                    wait_s = LEARN_S
             except Exception:
-                log.exception("the predictor could not learn what this extender saw")
+                log.exception("the predictor could not learn what was seen")
+                wait_s = _LONGEST_S
+            await asyncio.sleep(wait_s)
+
+    async def _adopt(self) -> None:
+        while True:
+            await asyncio.sleep(ADOPT_S)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._disk, self._spool.adopt)
+            except Exception:
+                log.exception("what earlier extenders left in the spool was not taken over")
 
     async def _ask(
         self,
@@ -165,12 +183,8 @@ class Client:
                 if len(content) > _LONGEST_REPLY:
                     raise RefusedError(reply.status, f"its reply to {path} is longer than {_LONGEST_REPLY} bytes")
             if reply.status != 200:
-                raise RefusedError(reply.status, _said(bytes(content)))
+                raise _refused(reply.status, bytes(content))
             return bytes(content)
-
-    def _give_up(self, waiting: Waiting, why: str) -> None:
-        log.error("%d decisions of %s are lost: %s", waiting.rows, waiting.extender, why)
-        self._spool.done(waiting, kept=False)
 
     def _works(self, name: str) -> None:
         if self.trouble.pop(name, None) is not None and not self.trouble:
@@ -188,9 +202,10 @@ class _Error(msgspec.Struct):
     error: str
 
 
-def _said(body: bytes) -> str:
-    """The sentence of a refusal."""
+def _refused(status: int, body: bytes) -> RefusedError:
+    """With the sentence of the refusal, if it has one."""
     try:
-        return msgspec.json.decode(body, type=_Error).error[:500]
+        why = msgspec.json.decode(body, type=_Error).error
     except msgspec.MsgspecError:
-        return body[:200].decode(errors="replace") or "no reason given"
+        return RefusedError(status, body[:200].decode(errors="replace") or "no reason given")
+    return RefusedError(status, why[:500], for_good=status in _UNUSABLE)

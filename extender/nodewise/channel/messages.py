@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from nodewise.core.estimator import Observation
 
@@ -89,14 +90,35 @@ class ObservationRow(msgspec.Struct, frozen=True, kw_only=True):
         return Observation(self.uid, self.workload, self.described, self.node_class, self.run, self.slowdown)
 
 
+class EstimatorState(msgspec.Struct, frozen=True, kw_only=True):
+    """`RunTimeEstimator.state()` on the wire; its tables as bytes, for numbers in JSON take long to read."""
+
+    workloads: list[tuple[str, bool]]
+    classes: list[str]
+    tables: dict[str, bytes]
+    """Little-endian float64, row by row."""
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> EstimatorState:
+        """As it goes over the wire."""
+        names = [name for name in state if name not in ("workloads", "classes")]
+        tables = {name: np.array(state[name], "<f8").tobytes() for name in names}
+        return cls(workloads=[(w, d) for w, d in state["workloads"]], classes=state["classes"], tables=tables)
+
+    def state(self) -> dict[str, Any]:
+        """What `RunTimeEstimator.restore` reads. Raises ValueError for tables that are none."""
+        tables = {name: np.frombuffer(table, "<f8") for name, table in self.tables.items()}
+        return {"workloads": self.workloads, "classes": self.classes, **tables}
+
+
 class PredictorUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """What an extender needs to hold the operator's estimator: all of it, or what came after a revision."""
 
     epoch: str
     """Names one line of revisions; another epoch, or a gap, means that everything is sent again."""
     revision: int
-    state: dict[str, Any] | None = None
-    """`RunTimeEstimator.state()` at `revision`; None where `observations` lead there from the revision asked about."""
+    state: EstimatorState | None = None
+    """At `revision`; None where `observations` lead there from the revision asked about."""
     recent: list[str] = []
     """With `state`: uids of the pods learned from last, newest last, so that nobody learns from them again."""
     observations: list[ObservationRow] = []

@@ -41,6 +41,10 @@ class _Encoded(msgspec.Struct):
     dropped: int
 
 
+class SpoolError(Exception):
+    """A segment that was kept is not there any more."""
+
+
 @dataclass(slots=True)
 class Waiting:
     """One segment that the operator has not acknowledged."""
@@ -97,9 +101,13 @@ class Spool:
         data = _compressed(text)
         made = Waiting(self.extender, self._sequence, len(rows), len(data), None, data)
         with self._lock:
-            if not self._make_room(made.size):
+            victims = self._make_room(made.size)
+            fits = self.size + made.size <= self._most
+            if not fits:
                 self.dropped += made.rows
-                return
+        _unlink(victims)
+        if not fits:
+            return
         if self._own is not None:
             self._write(made, self._own)
         with self._lock:
@@ -113,8 +121,11 @@ class Spool:
             return self._sent
 
     def read(self, waiting: Waiting) -> bytes:
-        """Its gzip bytes. Raises OSError if the disk has lost it."""
-        return waiting.data if waiting.path is None else waiting.path.read_bytes()
+        """Its gzip bytes. Raises SpoolError if the disk has lost it."""
+        try:
+            return waiting.data if waiting.path is None else waiting.path.read_bytes()
+        except OSError as error:
+            raise SpoolError(str(error)) from error
 
     def done(self, waiting: Waiting, *, kept: bool = True) -> None:
         """The operator has it, or (not `kept`) will never take it."""
@@ -123,13 +134,17 @@ class Spool:
             if not kept:
                 self.dropped += waiting.rows
             self._remove(waiting)
+        _unlink([waiting])
 
     def adopt(self) -> None:
-        """Take over what lives that have ended left in the folder; call it now and then."""
+        """Take over what lives that have ended left in the folder; call it now and then.
+
+        Other folders in it are not ours: nothing is read or removed there.
+        """
         if self._folder is None:
             return
         with contextlib.suppress(OSError):  # what cannot be read now may be read the next time
-            lives = [path for path in self._folder.iterdir() if path.is_dir() and path not in self._lives]
+            lives = [path for path in self._folder.iterdir() if path not in self._lives and _is_life(path)]
             for life in sorted(lives, key=lambda path: path.stat().st_mtime_ns, reverse=True):
                 if self._hold(life):
                     self._take_over(life)
@@ -154,22 +169,22 @@ class Spool:
         self._failing = False
         made.path, made.data = path, b""
 
-    def _make_room(self, size: int) -> bool:
+    def _make_room(self, size: int) -> list[Waiting]:
+        """Forget the oldest; their files are for the caller to remove, once the lock is free."""
+        victims = []
         while self.size + size > self._most:
             victim = next((waiting for waiting in self._waiting if waiting is not self._sent), None)
             if victim is None:
-                return False
+                break
             self.dropped += victim.rows
             self._remove(victim)
-        return True
+            victims.append(victim)
+        return victims
 
     def _remove(self, waiting: Waiting) -> None:
         with contextlib.suppress(ValueError):
             self._waiting.remove(waiting)
             self.size -= waiting.size
-        if waiting.path is not None:
-            with contextlib.suppress(OSError):
-                waiting.path.unlink(missing_ok=True)
 
     def _hold(self, life: Path) -> bool:
         """Whether the folder is ours now: its lock ends with the process that holds it, however that ends."""
@@ -195,8 +210,8 @@ class Spool:
             if found := _NAME.fullmatch(path.name):
                 size = path.stat().st_size
                 left.append(Waiting(life.name, int(found["sequence"]), int(found["rows"]), size, path))
-            elif path.name != _LOCK:
-                path.unlink()  # a file that was being written when its extender ended
+            elif _PART.fullmatch(path.name):
+                path.unlink()  # it was being written when its extender ended
         if not left:
             self._release(life)
             return
@@ -205,15 +220,31 @@ class Spool:
             for k, waiting in enumerate(left):  # in front of our own, which are younger
                 self._waiting.insert(k, waiting)
                 self.size += waiting.size
-            self._make_room(0)
+            victims = self._make_room(0)
+        _unlink(victims)
 
 
 _LOCK = "lock"
 _NAME = re.compile(r"(?P<sequence>\d{10})-(?P<rows>\d+)\.json\.gz")
+_PART = re.compile(r"\d{10}-\d+\.json\.part")
+_LIFE = re.compile(r"[A-Za-z0-9.-]+-[0-9a-f]{8}")
 
 
 def _life() -> str:
     return f"{re.sub('[^A-Za-z0-9.-]', '-', socket.gethostname()) or 'extender'}-{secrets.token_hex(4)}"
+
+
+def _is_life(path: Path) -> bool:
+    """Whether an extender made this folder: it has the name and the lock of a life."""
+    ours = _LIFE.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    return bool(ours) and (path / _LOCK).is_file()
+
+
+def _unlink(gone: list[Waiting]) -> None:
+    for waiting in gone:
+        if waiting.path is not None:
+            with contextlib.suppress(OSError):
+                waiting.path.unlink(missing_ok=True)
 
 
 def _compressed(text: bytes) -> bytes:

@@ -172,8 +172,8 @@ def node_spec(node: Json, spot_price_factor: float = SPOT_PRICE_FACTOR) -> NodeS
 
     Price and power come from the annotations `nodewise.dev/price-usd-per-hour` (what is paid, also for a spot node) and
     `nodewise.dev/idle-watts`, `nodewise.dev/peak-watts` (a pair: one without the other leaves that 0); without a number
-    there, from what is published of its machine type (`nodewise.core.machines`), which `spot_price_factor` is for; else
-    they are 0 (unknown).
+    there that a node can have (`MOST_USD_PER_H`, `MOST_W`), from what is published of its machine type
+    (`nodewise.core.machines`), which `spot_price_factor` is for; else they are 0 (unknown).
     """
     meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     labels, room = meta.get("labels") or {}, status.get("allocatable") or {}
@@ -201,6 +201,9 @@ def node_spec(node: Json, spot_price_factor: float = SPOT_PRICE_FACTOR) -> NodeS
     )
 
 
+MOST_USD_PER_H, MOST_W = 1e5, 1e6
+"""No node costs or draws more: what says so is a mistake, such as a price in thousandths. A NodeProfile has the same
+bounds."""
 _PRICE, _IDLE, _PEAK = (f"nodewise.dev/{name}" for name in ("price-usd-per-hour", "idle-watts", "peak-watts"))
 
 
@@ -208,7 +211,8 @@ def _economics(
     labels: Mapping[str, str], told: Json, cpu_milli: float, spot_price_factor: float
 ) -> tuple[float, str, float, float, str]:
     """USD an hour and its source, idle and peak watts and their source."""
-    price, idle_w, peak_w = (_number(told.get(name)) for name in (_PRICE, _IDLE, _PEAK))
+    price = _number(told.get(_PRICE), MOST_USD_PER_H)
+    idle_w, peak_w = (_number(told.get(name), MOST_W) for name in (_IDLE, _PEAK))
     powered = idle_w is not None or peak_w is not None
     if price is not None and powered:
         return price, f"annotation {_PRICE}", idle_w or 0.0, peak_w or 0.0, f"annotations {_IDLE}, {_PEAK}"
@@ -219,10 +223,10 @@ def _economics(
     return *cost, known.idle_w, known.peak_w, known.power_source
 
 
-def _number(text: str | None) -> float | None:
-    """What an annotation says; None for anything but a finite number from 0 on."""
+def _number(text: str | None, most: float) -> float | None:
+    """What an annotation says; None for anything but a number from 0 to `most`."""
     try:
         value = float(text or "nan")
     except ValueError:
         return None
-    return value if 0.0 <= value < math.inf else None
+    return value if 0.0 <= value <= most else None

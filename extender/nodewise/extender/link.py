@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+
 from nodewise.channel.client import Client
 from nodewise.channel.endpoint import Endpoint
 from nodewise.channel.follower import Follower
@@ -9,6 +12,9 @@ from nodewise.channel.spool import Spool
 from nodewise.core.state import ClusterState
 from nodewise.extender.service import Service
 from nodewise.extender.settings import ExtenderSettings
+
+_SWITCH_S = 0.001
+"""After so long a thread that reads what the operator told lets the event loop go on; Python's default is 5 ms."""
 
 
 class Link:
@@ -18,7 +24,7 @@ class Link:
         """Raises UserError for settings that cannot work."""
         self.operator = Endpoint(settings.operator_url or "", settings.operator_token_file, settings.operator_ca_file)
         self.spool = Spool(settings.spool, settings.spool_mib << 20)
-        self.follower = Follower(state.estimator)
+        self.follower = Follower(state.estimator, replaced=partial(setattr, state, "estimator"))
         state.learn = self.follower.learn
 
     async def run(self, service: Service) -> None:
@@ -32,6 +38,7 @@ class Link:
         gauge("operator_age_seconds", "Time since the operator was heard", lambda: follower.age_s)
         gauge("predictor_revision", "Observations that the operator has told of", lambda: follower.revision)
         gauge("predictor_own", "Observations that the operator has not told of", lambda: follower.own)
+        sys.setswitchinterval(_SWITCH_S)
         await client.run()
 
 

@@ -1,6 +1,6 @@
 """The store as Parquet (zstd), for notebooks and long keeping: FOLDER/TABLE/dt=YYYY-MM-DD/*.parquet, days in UTC.
 
-duckdb reads and writes Parquet by itself; nothing is fetched.
+duckdb reads and writes Parquet by itself; nothing is fetched. Imported when used: it takes tens of MB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 from sqlalchemy import BigInteger, Boolean, Column, Double, LargeBinary, Table
 
@@ -40,6 +39,8 @@ def export(rows: Callable[[Table], Iterable[Mapping[str, Any]]], folder: Path) -
 
     The folder is there as a whole or not at all. Raises UserError if there is something already, or no room.
     """
+    import duckdb
+
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; name a folder that does not")
     if not folder.absolute().parent.is_dir():
@@ -74,6 +75,8 @@ def exports(folder: Path) -> list[Path]:
 
 def read(folder: Path, table: Table, columns: Iterable[str] = ()) -> Iterator[Values]:
     """The rows of a table in an export (or in a folder of them), those of `columns` (default: all), as columns."""
+    import duckdb
+
     files = [str(file) for one in exports(folder) for file in sorted((one / str(table.name)).rglob("*.parquet"))]
     if not files:
         return
@@ -87,6 +90,8 @@ def read(folder: Path, table: Table, columns: Iterable[str] = ()) -> Iterator[Va
 
 
 def _write(table: Table, rows: Iterable[Mapping[str, Any]], folder: Path, day: str | None) -> int:
+    import duckdb
+
     target = folder / str(table.name)
     target.mkdir()
     target.chmod(0o755)

@@ -6,13 +6,26 @@ import logging
 import uuid
 from collections.abc import Callable
 
-from sqlalchemy import Connection, inspect, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    MetaData,
+    Table,
+    Text,
+    inspect,
+    select,
+    text,
+    update,
+)
 
 from nodewise.core.errors import UserError
 from nodewise_operator.store.codec import Values, checksum, encode
 from nodewise_operator.store.engine import stamp
 from nodewise_operator.store.errors import Damaged
-from nodewise_operator.store.schema import META, METADATA, PODS, TABLES, VERSION
+from nodewise_operator.store.schema import META, METADATA, TABLES, VERSION
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +73,23 @@ def upgrade(connection: Connection) -> int:
         return VERSION if found is None else found  # another process was faster
     log.info("the store's schema goes from version %d to %d", found, found + 1)
     STEPS[found](connection)
-    made = dict(connection.execute(select(META)).mappings().one()) | {"schema_version": found + 1}
-    made["sum"] = checksum(META.name, [value for name, value in made.items() if name != "sum"])
-    connection.execute(update(META).values(made))
+    # The columns of that version, which need not be ours.
+    held = dict(connection.execute(text("SELECT * FROM meta")).mappings().one()) | {"schema_version": found + 1}
+    total = checksum(META.name, [value for name, value in held.items() if name != "sum"])
+    connection.execute(update(META).values(schema_version=found + 1, sum=total))
     return found + 1
+
+
+_COLUMNS_V2 = {
+    "uid": Text, "namespace": Text, "name": Text, "owner": Text, "kind": Text, "workload": Text, "sla": BigInteger,
+    "priority": BigInteger, "scheduler": Text, "manifest": Text, "fate": Text, "reason": Text, "created_s": Double,
+    "bound_s": Double, "started_s": Double, "ready_s": Double, "finished_s": Double, "deadline_s": Double,
+    "expected_run_s": Double, "node": Text, "node_class": Text, "exit_code": BigInteger, "restarts": BigInteger,
+    "late": Boolean, "slowdown": Double, "joules": Double, "cents": Double, "tick": BigInteger, "sum": BigInteger,
+    "arrived_s": Double,
+}  # fmt: skip
+_PODS_V2 = Table("pods", MetaData(), *(Column(name, kind) for name, kind in _COLUMNS_V2.items()))
+"""As they were then: a step must not change when the tables do."""
 
 
 def _arrival(connection: Connection) -> None:
@@ -71,12 +97,14 @@ def _arrival(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE pods ADD COLUMN arrived_s DOUBLE PRECISION DEFAULT 0 NOT NULL"))
     after = ""
     while rows := (
-        connection.execute(select(PODS).where(PODS.c.uid > after).order_by(PODS.c.uid).limit(_ROWS)).mappings().all()
+        connection.execute(select(_PODS_V2).where(_PODS_V2.c.uid > after).order_by(_PODS_V2.c.uid).limit(_ROWS))
+        .mappings()
+        .all()
     ):
         for row in rows:
             new = pod_of_v1({name: value for name, value in row.items() if name != "arrived_s"})
             if new is not None:  # else it stays damaged under the new checksum, too
-                connection.execute(update(PODS).where(PODS.c.uid == row["uid"]).values(new))
+                connection.execute(update(_PODS_V2).where(_PODS_V2.c.uid == row["uid"]).values(new))
         after = rows[-1]["uid"]
     connection.execute(text("CREATE INDEX pods_by_arrival ON pods (arrived_s, uid)"))
 
@@ -84,11 +112,11 @@ def _arrival(connection: Connection) -> None:
 def pod_of_v1(values: Values) -> Values | None:
     """The columns of a pod of version 1 in version 2; None if they are not what was written."""
     before = [value for name, value in values.items() if name != "sum"]
-    if checksum(PODS.name, before) != values["sum"]:
+    if checksum(_PODS_V2.name, before) != values["sum"]:
         return None
     known = (values[name] for name in ("created_s", "bound_s", "started_s", "finished_s"))
     arrived_s = next((time_s for time_s in known if time_s is not None), 0.0)
-    return {**values, "sum": checksum(PODS.name, [*before, arrived_s]), "arrived_s": arrived_s}
+    return {**values, "sum": checksum(_PODS_V2.name, [*before, arrived_s]), "arrived_s": arrived_s}
 
 
 STEPS: dict[int, Callable[[Connection], None]] = {1: _arrival}
