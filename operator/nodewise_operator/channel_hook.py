@@ -16,7 +16,7 @@ from nodewise_operator import placement_status
 from nodewise_operator.app import Hook, Operator
 from nodewise_operator.auth import Auth, TokenReviews, anyone, service_accounts
 from nodewise_operator.channel_server import RefusedError, channel_app
-from nodewise_operator.channel_serving import serving
+from nodewise_operator.channel_serving import checked, serving
 from nodewise_operator.placement_status import FORGOTTEN_S, Reported
 from nodewise_operator.settings import OperatorSettings
 from nodewise_operator.store import StoreUnavailable, Unstorable
@@ -37,6 +37,15 @@ def wanted(settings: OperatorSettings) -> bool:
     if settings.channel_accounts and settings.channel_unauthenticated:
         raise UserError("--channel-accounts and --channel-unauthenticated exclude each other: leave one out")
     return bool(service_accounts(settings.channel_accounts)) or settings.channel_unauthenticated
+
+
+def check(settings: OperatorSettings) -> None:
+    """Raises UserError for settings with which the channel could not be served."""
+    if wanted(settings):
+        checked(
+            settings.channel_host, settings.channel_cert, settings.channel_key,
+            open_to_all=settings.channel_unauthenticated, unauthenticated=settings.channel_unauthenticated,
+        )  # fmt: skip
 
 
 async def channel(operator: Operator, heard: Heard) -> None:

@@ -50,6 +50,10 @@ class _Version(msgspec.Struct):
     v: int = VERSION
 
 
+CLOSING = "closing"
+"""Set in the app's state when the server is to end: a request that waits for news is then answered without any."""
+
+
 def channel_app(
     *,
     store: Callable[[Segment], Awaitable[int]],
@@ -87,7 +91,9 @@ def channel_app(
         """What the follower lacks; if that is nothing, after `wait_s` or when there is something."""
         await auth(request.headers.get("authorization", ""))
         until_s = time.monotonic() + (min(wait_s, LONGEST_WAIT_S) if math.isfinite(wait_s) else 0.0)
-        while epoch == predictor.epoch and since == predictor.revision and time.monotonic() < until_s:  # noqa: ASYNC110
+        while epoch == predictor.epoch and since == predictor.revision and time.monotonic() < until_s:
+            if getattr(app.state, CLOSING, False):
+                break
             await asyncio.sleep(_LOOK_S)  # what is learned may be learned in another thread
         return _answer(await _now(update(epoch, since)), request.headers.get("accept-encoding", ""))
 

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from nodewise.channel.endpoint import is_loopback
 from nodewise.core.errors import UserError
 from nodewise_operator.auth import Auth, anyone
+from nodewise_operator.channel_server import CLOSING
 
 RELOAD_S = 5.0
 """Time between looks at the certificate."""
@@ -73,6 +74,27 @@ class Certificate:
                     log.error("the channel keeps its old certificate: the new one cannot be used (%s)", told)
 
 
+def checked(
+    host: str, cert_file: Path | None, key_file: Path | None, *, open_to_all: bool, unauthenticated: bool
+) -> Certificate | None:
+    """What the channel is encrypted with, if it is.
+
+    Raises UserError for a channel that others could read or write: outside loopback it needs TLS and tokens, and on
+    loopback it needs tokens unless `unauthenticated` was chosen.
+    """
+    if open_to_all and not (unauthenticated and is_loopback(host)):
+        raise UserError(
+            f"the channel on {host} would take decisions from anybody: name the service accounts that may use it, or "
+            "choose, on loopback only, to go without"
+        )
+    if (cert_file is None) != (key_file is None):
+        raise UserError("the channel's certificate and key belong together: name both files or none")
+    certificate = Certificate(cert_file, key_file) if cert_file and key_file else None
+    if certificate is None and not is_loopback(host):
+        raise UserError(f"the channel on {host} would not be encrypted: name a certificate and its key")
+    return certificate
+
+
 @contextlib.asynccontextmanager
 async def serving(
     app: FastAPI,
@@ -85,21 +107,8 @@ async def serving(
     unauthenticated: bool = False,
     reload_s: float = RELOAD_S,
 ) -> AsyncIterator[int]:
-    """Serve `app`; gives the port. `auth` is what the app was made with.
-
-    Raises UserError for a channel that others could read or write: outside loopback it needs TLS and tokens, and on
-    loopback it needs tokens unless `unauthenticated` was chosen.
-    """
-    if auth is anyone and not (unauthenticated and is_loopback(host)):
-        raise UserError(
-            f"the channel on {host} would take decisions from anybody: name the service accounts that may use it, or "
-            "choose, on loopback only, to go without"
-        )
-    if (cert_file is None) != (key_file is None):
-        raise UserError("the channel's certificate and key belong together: name both files or none")
-    certificate = Certificate(cert_file, key_file) if cert_file and key_file else None
-    if certificate is None and not is_loopback(host):
-        raise UserError(f"the channel on {host} would not be encrypted: name a certificate and its key")
+    """Serve `app`; gives the port. `auth` is what the app was made with. Raises UserError as `checked` does."""
+    certificate = checked(host, cert_file, key_file, open_to_all=auth is anyone, unauthenticated=unauthenticated)
     sock = _listen(host, port)
     config = uvicorn.Config(
         app, http="httptools", ws="none", lifespan="off", access_log=False, log_config=None, log_level="warning",
@@ -115,6 +124,7 @@ async def serving(
     try:
         yield sock.getsockname()[1]
     finally:
+        setattr(app.state, CLOSING, True)
         server.should_exit = True
         await asyncio.wait(tasks[:1], timeout=5.0)
         for task in tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from nodewise_operator.app import Hook, run
-from nodewise_operator.channel_hook import channel_hooks
+from nodewise_operator.channel_hook import channel_hooks, check
 from nodewise_operator.profile_hook import follow_overrides, keep_profiles
 from nodewise_operator.retention import keep_retention
 from nodewise_operator.settings import OperatorSettings
@@ -21,4 +21,5 @@ def start(settings: OperatorSettings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("kopf", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    check(settings)  # before anything is opened
     run(settings, hooks())

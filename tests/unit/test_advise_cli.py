@@ -11,7 +11,7 @@ import pytest
 
 from nodewise.core.pods import pod_request
 from nodewise.core.types import CostRates
-from nodewise.core.units import stamp
+from nodewise.core.units import epoch_s, stamp
 from nodewise.kube.snapshot import Snapshot, read_snapshot, trimmed_node, write_snapshot
 from nodewise_operator.outcomes import pod_row
 from nodewise_operator.store import Store
@@ -80,6 +80,14 @@ def test_advice_in_text_answers_in_its_second_paragraph(file: Path, run: Run) ->
     assert "replays of 180 pods" in err  # progress is told, and not on stdout
 
 
+def test_the_schedulers_of_a_snapshot_are_counted_from_when_it_is_judged(kept: Snapshot) -> None:
+    created_s = sorted(epoch_s(p.manifest["metadata"]["creationTimestamp"]) for p in kept.pods)
+    counted = [s for s in created_s if s >= kept.begin_s]
+    assert 10 < len(counted) < len(created_s)
+    assert kept.schedulers() == {"nodewise": len(counted)}
+    assert kept.schedulers(counted[10]) == {"nodewise": len(counted) - 10}
+
+
 def test_advice_in_json_has_a_row_for_each_group_and_metric(file: Path, run: Run, tmp_path: Path) -> None:
     picture = tmp_path / "advice.svg"
     words = ["advise", str(file), "--policy", "economic", "--draws", "3", "-o", "json", "--picture", str(picture)]
@@ -100,6 +108,7 @@ def test_advice_in_json_has_a_row_for_each_group_and_metric(file: Path, run: Run
         ("advise", "name a file that `nodewise snapshot` wrote"),
         ("advise no/such/file", "no/such/file"),
         ("advise --store no/such/store.db", "no/such"),
+        ("advise {file} --store kept.db", "are two recordings: name one of them"),
         ("advise {file} --policy nope", "nope"),
         ("advise {file} --policy economic-oracle", "true run times"),
         ("advise {file} --baseline nope", "nope"),

@@ -264,6 +264,17 @@ async def test_what_an_extender_learned_alone_reaches_the_operator_and_its_disk(
     assert ours.run_mean.tolist() == theirs.run_mean.tolist()
 
 
+async def test_who_waits_for_news_is_answered_when_the_operator_ends(end: OperatorEnd) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with end.serving() as port:
+            asked = {"epoch": end.predictor.epoch, "since": str(end.predictor.revision), "wait_s": "20"}
+            waits = asyncio.create_task(session.get(f"http://127.0.0.1:{port}/v1/predictor", params=asked).__aenter__())
+            await asyncio.sleep(0.5)
+            assert not waits.done()
+        reply = await waits
+        assert reply.status == 200
+
+
 async def test_a_report_tells_who_sends_it_and_what_only_the_channel_knows(end: OperatorEnd) -> None:
     async with joined(end) as extender:
         extender.spool.dropped = 5

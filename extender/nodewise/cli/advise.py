@@ -61,15 +61,16 @@ def command(
             f"{policy!r} would have to be told true run times, which nobody recorded: choose {found.name!r}"
         )
     made = _recorded(snapshot, store)
+    from_s = since_s(since, made.end_s)
     with progress() as tell:
         advice = advise(
-            made, found, draws=draws, since_s=since_s(since, made.end_s), baseline=baseline,
+            made, found, draws=draws, since_s=from_s, baseline=baseline,
             progress=partial(tell, f"replays of {len(made.pods)} pods"),
         )  # fmt: skip
     if picture is not None:
         drawing.draw(advice, picture)
     if output is Shown.TEXT:
-        print(words.text(advice, made.schedulers))  # noqa: T201  it is the product
+        print(words.text(advice, made.schedulers(from_s)))  # noqa: T201  it is the product
         return
     checked = advice.calibration
     document(
@@ -90,6 +91,8 @@ def command(
 
 
 def _recorded(snapshot: Path | None, store: str) -> Snapshot:
+    if snapshot is not None and store:
+        raise UserError(f"{snapshot} and the store {store} are two recordings: name one of them")
     if snapshot is not None:
         return read_snapshot(snapshot)
     if store:

@@ -9,6 +9,7 @@ from nodewise.channel.client import Client
 from nodewise.channel.endpoint import Endpoint
 from nodewise.channel.follower import Follower
 from nodewise.channel.spool import Spool
+from nodewise.core.errors import UserError
 from nodewise.core.state import ClusterState
 from nodewise.extender.service import Service
 from nodewise.extender.settings import ExtenderSettings
@@ -43,5 +44,13 @@ class Link:
 
 
 def link(settings: ExtenderSettings, state: ClusterState) -> Link | None:
-    """The link that was asked for, if one was."""
-    return Link(settings, state) if settings.operator_url else None
+    """The link that was asked for, if one was. Raises UserError for files that are not there."""
+    if not settings.operator_url:
+        return None
+    for flag, file in (
+        ("--operator-token-file", settings.operator_token_file),
+        ("--operator-ca-file", settings.operator_ca_file),
+    ):
+        if file is not None and not file.is_file():
+            raise UserError(f"{flag} {file} does not exist: name the file that is mounted, or leave the flag out")
+    return Link(settings, state)

@@ -17,6 +17,7 @@ import msgspec
 from nodewise.core.annotations import PREFIX, hints
 from nodewise.core.errors import UserError
 from nodewise.core.pods import default_workload
+from nodewise.core.units import epoch_s
 
 Json = dict[str, Any]
 
@@ -172,11 +173,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """`RunTimeEstimator.state()` at the end; empty: to be learned from the pods."""
     downtimes: list[SnapshotGap] = []
 
-    @property
-    def schedulers(self) -> dict[str, int]:
-        """Pods that each scheduler was asked to place."""
+    def schedulers(self, since_s: float | None = None) -> dict[str, int]:
+        """Pods that each scheduler was asked to place, of those created since then (by default, since `begin_s`)."""
         count: dict[str, int] = {}
+        from_s = max(self.begin_s, since_s or self.begin_s)
         for pod in self.pods:
+            if epoch_s(pod.manifest["metadata"].get("creationTimestamp") or "1970-01-01T00:00:00Z") < from_s:
+                continue
             name = (pod.manifest.get("spec") or {}).get("schedulerName") or "default-scheduler"
             count[name] = count.get(name, 0) + 1
         return count

@@ -42,7 +42,8 @@ def draw(advice: Advice, path: Path) -> None:
         [_COLOURS[total.verdict] if m == "cost" else "#333333" for m in METRICS],
     )  # fmt: skip
     top.set_title(f"All {total.decisions} pods: {total.verdict.value}", loc="left", fontsize=10)
-    labels = [f"{short(g.workload)} ({g.decisions})" for g in groups]
+    several = len({g.namespace for g in groups}) > 1
+    labels = [f"{g.namespace + '/' if several else ''}{short(g.workload)} ({g.decisions})" for g in groups]
     _points(below, labels, [g.gains["cost"] for g in groups], [_COLOURS[g.verdict] for g in groups])
     below.set_title("Cost, by workload (pods)", loc="left", fontsize=10)
     below.set_xlabel("saved, % of what is spent; bars: 95 % interval; beyond ±100 % cut off")
