@@ -103,7 +103,7 @@ class Operator:
     def unready(self) -> str:
         """Why it does not do its work now; empty if it does."""
         if not self.intake.synced.is_set():
-            return "the lists are not read yet"
+            return "the lists are not read yet" + (f": {self.source.trouble}" if self.source.trouble else "")
         return self.dead() or self.intake.unavailable
 
     def _silent_after_s(self) -> float:

@@ -58,6 +58,11 @@ async def census(session: aiohttp.ClientSession, server: str, resource: str) -> 
                 if reply.status == 410 and "continue" in asked:
                     found, asked = {}, {"limit": str(PAGE)}
                     continue
+                if reply.status in (401, 403):
+                    raise CensusError(
+                        f"the API server lets nobody of our name list {resource} (HTTP {reply.status}): grant get, list "
+                        "and watch on nodes and pods, cluster-wide"
+                    )
                 if reply.status != 200:
                     raise CensusError(f"HTTP {reply.status}: {body[:200].decode(errors='replace')}")
             page = _page(body)

@@ -169,7 +169,7 @@ class Intake(Inbox):
         else:
             first = "pods" not in self._listed
             if first and self._nodes.last_seen_s > 0.0:  # nan in a new store
-                self._on_gap(self._nodes.last_seen_s, now_s, "the operator was not running")
+                self._on_gap(self._nodes.last_seen_s, now_s, "nobody watched")
             elif not first:
                 self._on_gap(begin_s, now_s, "the watch of pods was cut")
             self.cache.replace_pods([item.pod for item in items])  # scores nothing: `_current` is not set

@@ -63,6 +63,7 @@ class KopfSource:
 
     def __init__(self, intake: Intake, kubeconfig: Path | None, count: Count, census_s: float = 300.0) -> None:
         self.failures = 0  # objects that could not be read
+        self.trouble = ""  # why the first lists are not complete, if something is in the way
         self.relists = 0
         self.behind = dict.fromkeys(RESOURCES, 0)  # objects that the last census knew newer than the watch
         self._intake, self._kubeconfig, self._count, self._census_s = intake, kubeconfig, count, census_s
@@ -196,15 +197,18 @@ class KopfSource:
         """Hand the first lists on once they are complete."""
         wait_s = 1.0
         while True:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1 if not self.trouble else 2.0)
             if any(time.monotonic() - self._listed_s[resource] < QUIET_S for resource in RESOURCES):
                 continue
             try:
                 there = {resource: await census(session, server, resource) for resource in RESOURCES}
             except Exception as error:
-                log.warning("the first census was not finished: %s", error, exc_info=not isinstance(error, CensusError))
-                await asyncio.sleep(2.0)
+                if self.trouble != (said := str(error)):
+                    known = isinstance(error, CensusError)
+                    log.warning("the first census was not finished: %s", error, exc_info=not known)
+                self.trouble = said
                 continue
+            self.trouble = ""
             if all(there[resource].keys() <= self._seen_first(resource) for resource in RESOURCES):
                 break
             await asyncio.sleep(wait_s)  # kopf has not begun yet, or somebody left between census and list

@@ -19,6 +19,7 @@ class InformerSource:
     def __init__(self, intake: Intake, node_call: Call, pod_call: Call, count: Callable[[str, str], None]) -> None:
         self._heard_s = {"nodes": float("nan"), "pods": float("nan")}  # epoch, when a list has to be made anew
         self._intake = intake
+        self.trouble = ""  # informers log what is in their way
         self.informers: dict[str, Informer[Any]] = {
             resource: Informer(
                 partial(self._asked, resource, call, count),
