@@ -11,7 +11,7 @@ INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip 
 	--constraint constraints.txt --editable $(1) | \
 	awk '/^Collecting/ {sub(/[^A-Za-z0-9._-].*/, "", $$2); print "  " $$2; fflush()} /^Installing collected/ {print "  installing …"; fflush()}'
 
-# Slow tests that reach the core only through other packages; 'make test' runs them.
+# Tests that reach the core only through other packages are not asked about its coverage.
 NOT_OF_THE_CORE = advise bench channel commands export intake kept placement_serving profile resources spool store training workloads
 
 .DEFAULT_GOAL := help
@@ -31,16 +31,17 @@ demo-cluster: $(VENV)/.demo  ## the same through a real kube-scheduler (set KUBE
 demo-advise: $(VENV)/.demo  ## watch a real control plane, advise, then do it and compare (set KUBEBUILDER_ASSETS)
 	@$(BIN)/nodewise demo --advise
 
-test: $(VENV)/.dev  ## run all tests
-	$(BIN)/pytest
+test: $(VENV)/.dev  ## run all tests: those of the core with its coverage, then the others
+	$(BIN)/coverage run -m pytest tests/unit tests/contract $(NOT_OF_THE_CORE:%=--ignore-glob='tests/unit/test_%*.py')
+	$(BIN)/coverage report --fail-under=95
+	$(BIN)/pytest $(wildcard $(NOT_OF_THE_CORE:%=tests/unit/test_%*.py)) \
+		$(filter-out tests/unit tests/contract tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
-check: $(VENV)/.dev  ## lint, types, import rules, and coverage of the core
+check: $(VENV)/.dev  ## lint, types, import rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/coverage run -m pytest --quiet tests/unit tests/contract $(NOT_OF_THE_CORE:%=--ignore-glob='tests/unit/test_%*.py')
-	$(BIN)/coverage report --fail-under=95
 
 bench: $(VENV)/.demo  ## measure the extender, and with KUBEBUILDER_ASSETS the real kube-scheduler with it
 	@$(BIN)/nodewise bench extender

@@ -34,6 +34,9 @@ class Workers:
         started = list((self._pool._processes or {}).values())  # Python 3.14 has terminate_workers
         for process in started:
             process.terminate()
+        # One of them may have been halfway through a result, whose end would be awaited for as long as we hold the
+        # pipe open for writing ourselves.
+        self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
         self._pool.shutdown(cancel_futures=True)  # waits until their queues are gone too
 
     def submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
