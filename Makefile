@@ -34,8 +34,9 @@ demo-advise: $(VENV)/.demo  ## watch a real control plane, advise, then do it an
 test: $(VENV)/.dev  ## run all tests: those of the core with its coverage, then the others
 	$(BIN)/coverage run -m pytest tests/unit tests/contract $(NOT_OF_THE_CORE:%=--ignore-glob='tests/unit/test_%*.py')
 	$(BIN)/coverage report --fail-under=95
-	$(BIN)/pytest $(wildcard $(NOT_OF_THE_CORE:%=tests/unit/test_%*.py)) \
-		$(filter-out tests/unit tests/contract tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
+	$(BIN)/pytest --numprocesses 2 --dist loadfile \
+		$(filter-out tests/unit tests/contract tests/__pycache__,$(patsubst %/,%,$(wildcard tests/*/))) \
+		$(wildcard $(NOT_OF_THE_CORE:%=tests/unit/test_%*.py))
 
 check: $(VENV)/.dev  ## lint, types, import rules
 	$(BIN)/ruff check
