@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import math
 import os
 import platform
 import re
@@ -33,8 +34,9 @@ from nodewise_operator.intake import MOST_CALLS, Intake
 from nodewise_operator.lease import Lease
 from nodewise_operator.observed import Observer, builtin_policy
 from nodewise_operator.predictor import Predictor
+from nodewise_operator.recorded import add_recorded
 from nodewise_operator.settings import OperatorSettings
-from nodewise_operator.store import Store, StoreUnavailable
+from nodewise_operator.store import Fenced, Store, StoreUnavailable
 from nodewise_operator.telemetry import Telemetry
 from nodewise_operator.watch import KopfSource
 from nodewise_operator.watch_informer import InformerSource
@@ -142,7 +144,9 @@ async def probes(settings: OperatorSettings) -> AsyncIterator[Probes]:
     """Serve them. Raises UserError if the port is taken."""
     with _listen(settings.host, settings.port) as sock:
         made = Probes(sock.getsockname()[1])
-        server = _uvicorn(health_app(made))
+        app = health_app(made)
+        add_recorded(app, lambda: made.operator.store if made.operator else None)
+        server = _uvicorn(app)
         serving = asyncio.create_task(server.serve([sock]))
         try:
             yield made
@@ -194,8 +198,12 @@ async def working(
             yield operator
         finally:
             await _end(tasks)
+            if intake.synced.is_set():  # the next downtime begins here, and not where it was written down before
+                intake.seen(operator.source.seen_until_s(), last=True)
             intake.stop()
             await asyncio.to_thread(thread.join, 10.0)
+            if intake.failed is None and not thread.is_alive():
+                await asyncio.to_thread(_release, store)
 
 
 async def serve(settings: OperatorSettings, hooks: Sequence[Hook] = ()) -> None:
@@ -251,7 +259,21 @@ def _take_over(store: Store, holder: str, lease: Lease | None) -> int:
     """The new generation. Raises LeaseLost where another replica may work by now: it must not be fenced off."""
     if lease is not None:  # opening the store may have taken longer than the Lease lasts
         lease.check()
+    elif other := store.rival(holder):
+        log.warning(
+            "%s seems to write this store still, and is refused from now on: of two operators on one store only the "
+            "last to start works; stop one of them, or start both with --lease",
+            other,
+        )
     return store.take_over(holder)
+
+
+def _release(store: Store) -> None:
+    """Say that nobody holds the store, so that whoever comes next need not wonder."""
+    try:
+        store.release()
+    except (Fenced, StoreUnavailable) as error:
+        log.info("the store was not released: %s", error)
 
 
 def _assemble(settings: OperatorSettings, store: Store, policy: Policy, api: ApiClient, generation: int) -> Operator:
@@ -266,6 +288,7 @@ def _assemble(settings: OperatorSettings, store: Store, policy: Policy, api: Api
     intake = Intake(
         store, predictor, Observer(policy, policies.DEFAULT), state, batch_s=settings.batch_s,
         batch_rows=settings.batch_rows, seen_every_s=settings.seen_every_s, unknown_after_s=settings.unknown_after_s,
+        retain_s=settings.retain_days * 86400.0 or math.inf,
     )  # fmt: skip
     saved.append(intake.save_estimator)
     telemetry = Telemetry(intake)

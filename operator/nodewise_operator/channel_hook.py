@@ -97,6 +97,9 @@ def remember(reports: dict[str, Reported], told: Reported) -> None:
     for name in [name for name, one in reports.items() if told.received_s - one.received_s > FORGOTTEN_S]:
         del reports[name]
     name = told.report.extender
+    if told.report.ended:  # nobody is to miss it
+        reports.pop(name, None)
+        return
     if name not in reports and len(reports) >= MOST_NAMES:
         raise RefusedError(429, f"{MOST_NAMES} extenders report already; each is forgotten after {FORGOTTEN_S:.0f} s")
     reports[name] = told

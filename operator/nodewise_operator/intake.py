@@ -7,6 +7,7 @@ one that is lost is made up for by the next, or by a whole list.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -31,7 +32,7 @@ from nodewise_operator.outcomes import Facts
 from nodewise_operator.predictor import Predictor
 from nodewise_operator.store import Store
 from nodewise_operator.store.errors import Fenced, StoreUnavailable, Unstorable
-from nodewise_operator.store.rows import Downtime, PodRow
+from nodewise_operator.store.rows import Downtime, Fate, PodRow
 
 __all__ = ["MOST_CALLS", "TRIES", "Intake", "NodeItem", "PodItem", "node_item", "pod_item"]
 
@@ -52,6 +53,7 @@ class Intake(Inbox):
         batch_rows: int = 500,
         seen_every_s: float = 2.0,
         unknown_after_s: float = 30.0,
+        retain_s: float = math.inf,
         clock: Callable[[], float] = time.time,
     ) -> None:
         counts = Counts()
@@ -59,7 +61,7 @@ class Intake(Inbox):
         self.store, self.predictor, self.observer, self.state = store, predictor, observer, state
         self.failed: BaseException | None = None  # what ended the thread
         self.synced = threading.Event()  # both first lists are taken in
-        self._seen_every_s, self._unknown_after_s = seen_every_s, unknown_after_s
+        self._seen_every_s, self._unknown_after_s, self._retain_s = seen_every_s, unknown_after_s, retain_s
         self._seen_written_s = 0.0
         self.cache = Cache(state, self._bound)
         self._nodes = Nodes(store, self._writer, state)
@@ -112,6 +114,14 @@ class Intake(Inbox):
         """Nodes there are."""
         return len(self._nodes.known)
 
+    def waiting_since(self, scheduler: str) -> list[float]:
+        """When (epoch) the pods were made that want a node from this scheduler and may get one. In the thread."""
+        return [
+            seen.request.created_s
+            for seen in self._alive.values()
+            if seen.scheduler == scheduler and seen.fate is Fate.WAITING and not _gated(seen)
+        ]
+
     # --- the thread
 
     def run(self) -> None:
@@ -147,8 +157,8 @@ class Intake(Inbox):
         else:
             self._pod(kind, item, now_s)
 
-    def _on_seen(self, until_s: float) -> None:
-        if until_s - self._seen_written_s >= self._seen_every_s:
+    def _on_seen(self, until_s: float, last: bool) -> None:
+        if last or until_s - self._seen_written_s >= self._seen_every_s:
             self._seen_written_s = until_s
             self._writer.pending.seen_s = until_s
             self._writer.due()
@@ -167,6 +177,8 @@ class Intake(Inbox):
             self._nodes.listed({item.node.uid for item in items}, now_s)
             self.observer.nodes_changed()
         else:
+            here = {item.facts.request.uid for item in items}
+            items = [item for item in items if not self._outlived(item.facts, now_s)]
             first = "pods" not in self._listed
             if first and self._nodes.last_seen_s > 0.0:  # nan in a new store
                 self._on_gap(self._nodes.last_seen_s, now_s, "nobody watched")
@@ -174,7 +186,6 @@ class Intake(Inbox):
                 self._on_gap(begin_s, now_s, "the watch of pods was cut")
             self.cache.replace_pods([item.pod for item in items])  # scores nothing: `_current` is not set
             self._writer.pending.seen_s = now_s  # at once: should we die now, the next downtime begins here
-            here = {item.facts.request.uid for item in items}
             missing = (self._alive.keys() | self._rows.open.keys()) - here - self._undelivered.keys()
             for item in items:
                 self._alive[item.facts.request.uid] = item.facts
@@ -219,6 +230,8 @@ class Intake(Inbox):
 
     def _pod(self, kind: str, item: PodItem, now_s: float) -> None:
         seen, uid = item.facts, item.facts.request.uid
+        if uid not in self._alive and self._outlived(seen, now_s):
+            return
         stale = self._is_stale(seen)
         self.counts.stale += stale
         before = self._rows.whole(uid, seen)  # may fail, and the cache tells only once that a pod gets a node
@@ -235,6 +248,13 @@ class Intake(Inbox):
                 if over is not made:
                     self._rows.keep(over)
             self._forget(uid)
+
+    def _outlived(self, seen: Facts, now_s: float) -> bool:
+        """Whether it was over for longer than rows are kept, and has none (any more): it is not recorded anew, and not
+        learned from a second time.
+        """
+        over = seen.fate not in OPEN and now_s - seen.ended_s > self._retain_s
+        return over and self._rows.get(seen.request.uid) is None
 
     def _list_pod(self, seen: Facts, now_s: float) -> None:
         self._take(seen, self._rows.whole(seen.request.uid, seen), now_s)
@@ -328,6 +348,10 @@ class Intake(Inbox):
         self._gone[uid] = None
         if len(self._gone) > CLOSED:
             self._gone.popitem(last=False)
+
+
+def _gated(seen: Facts) -> bool:
+    return bool(seen.manifest["spec"].get("schedulingGates"))
 
 
 def _absent(seen: Facts) -> SeenPod:

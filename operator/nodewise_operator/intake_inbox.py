@@ -80,9 +80,11 @@ class Inbox:
         """Nothing was seen from `begin_s` (epoch) until now."""
         self._queue.put(("gap", (begin_s, self._clock(), why)))
 
-    def seen(self, until_s: float) -> None:
-        """Everything that happened before `until_s` (epoch) was put into the queue."""
-        self._queue.put(("seen", (until_s,)))
+    def seen(self, until_s: float, *, last: bool = False) -> None:
+        """Everything that happened before `until_s` (epoch) was put into the queue. It is not written every time,
+        unless it is the `last`.
+        """
+        self._queue.put(("seen", (until_s, last)))
 
     def call(self, work: Callable[[], T]) -> Future[T]:
         """Run `work` in the thread, between two events; it may use all that the thread owns.

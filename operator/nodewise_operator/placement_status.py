@@ -13,10 +13,12 @@ from kubernetes.aio.client import ApiClient
 from pydantic import ValidationError
 
 from nodewise.channel.messages import PolicyReport, Report
+from nodewise.kube.placement import PlacementPolicy, placement_policy
 from nodewise_operator.resources.base import whole_second
 from nodewise_operator.resources.conditions import Fact, conditions
 from nodewise_operator.resources.live import Live
-from nodewise_operator.resources.placement_policy import ExtenderStatus, PlacementPolicy, PlacementPolicyStatus
+from nodewise_operator.resources.placement_policy import ExtenderStatus, PlacementPolicyStatus
+from nodewise_operator.resources.placement_policy import PlacementPolicy as Resource
 
 Json = dict[str, Any]
 
@@ -45,19 +47,22 @@ class Reported:
     """By the operator's clock, in epoch seconds."""
 
 
-def policy_status(obj: Json, reports: Iterable[Reported], now_s: float) -> Json:
-    """The status of one PlacementPolicy."""
-    name, generation, mode = obj["metadata"]["name"], obj["metadata"]["generation"], obj["spec"]["mode"]
+def policy_status(obj: Json, reports: Iterable[Reported], now_s: float, overruled: str = "") -> Json:
+    """The status of one PlacementPolicy; `overruled` says why it never applies, if it does not."""
+    name, uid = obj["metadata"]["name"], obj["metadata"].get("uid") or ""
+    generation, mode = obj["metadata"]["generation"], obj["spec"]["mode"]
     known = sorted((r for r in reports if now_s - r.received_s < FORGOTTEN_S), key=lambda r: r.report.extender)
     heard = [r for r in known if now_s - r.received_s <= SILENT_S]
-    told = [(r, _of(name, r.report)) for r in known]
+    told = [(r, _of(name, uid, r.report)) for r in known]
     holding = [one for r, one in told if one and r in heard]
     in_force = sum(one.generation == generation for one in holding)
     decisions, fallbacks = sum(one.decisions for _, one in told if one), sum(_fallbacks(one) for _, one in told if one)
     refused = [(r.report.extender, one.refused) for r, one in told if one and one.refused and r in heard]
     facts = (
-        _ready(mode, generation, in_force, len(heard), len(known), refused),
-        _degraded(refused, decisions, fallbacks),
+        Fact("Ready", False, "Overruled", overruled[:1024])
+        if overruled
+        else _ready(mode, generation, in_force, len(heard), len(known), refused),
+        _degraded(refused, decisions, fallbacks, len(heard), len(known)),
         _stale(known, heard),
     )
     return PlacementPolicyStatus(
@@ -70,6 +75,40 @@ def policy_status(obj: Json, reports: Iterable[Reported], now_s: float) -> Json:
         fallbacks=fallbacks,
         extenders=[_extender(r, one) for r, one in told if one][:_MOST_EXTENDERS],
     ).plain()
+
+
+def overruling(objects: Mapping[str, Json]) -> dict[str, str]:
+    """Of the PlacementPolicies that never apply, since another takes all their pods, by name: why not.
+
+    Only policies that are certain to: one whose selectors are those of the loser, or fewer. Of two that overlap
+    otherwise each has pods of its own.
+    """
+    told = sorted((placement_policy(obj) for obj in objects.values()), key=lambda policy: policy.rank)
+    made: dict[str, str] = {}
+    for k, loser in enumerate(told):
+        winner = next((one for one in told[:k] if _takes_all_of(one, loser)), None)
+        if winner is not None:
+            why = (
+                f"priority {winner.priority} is above {loser.priority}"
+                if winner.priority != loser.priority
+                else "of equal priority, more conditions come first, then the first by name"
+            )
+            made[loser.name] = (
+                f"PlacementPolicy {winner.name} selects all pods of this one and comes before it ({why}): change a "
+                "priority or a selector, or delete one of them"
+            )
+    return made
+
+
+def _takes_all_of(one: PlacementPolicy, other: PlacementPolicy) -> bool:
+    if one.invalid or other.invalid:
+        return False
+    named = not one.namespaces or (bool(other.namespaces) and set(other.namespaces) <= set(one.namespaces))
+    return (
+        named
+        and (not one.namespace_selector or one.namespace_selector == other.namespace_selector)
+        and (not one.pod_selector or one.pod_selector == other.pod_selector)
+    )
 
 
 def senseless(reported: Reported) -> str:
@@ -112,7 +151,7 @@ async def run(
     `source` gives the last report of each extender, and is called in this event loop. What the API server refuses is
     told once and tried again every `again_s` seconds.
     """
-    live = Live(api, PlacementPolicy, again_s=again_s)
+    live = Live(api, Resource, again_s=again_s)
     started_s, written_s = now_s(), dict[str, float]()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(live.run())
@@ -124,8 +163,9 @@ async def run(
                 live.complain("; ".join(odd[:3]))
             # An operator that has just started has not heard of anybody: that is no news of the extenders.
             objects = live.objects if live.readable and (reports or at_s - started_s > SILENT_S) else {}
+            overruled = overruling(objects)
             for name, obj in sorted(objects.items()):
-                status, before = policy_status(obj, reports, at_s), obj.get("status") or {}
+                status, before = policy_status(obj, reports, at_s, overruled.get(name, "")), obj.get("status") or {}
                 due = at_s - written_s.get(name, 0.0) >= counts_every_s and differs(status, before)
                 if due or differs_at_heart(status, before):
                     await live.apply(name, {"status": status}, status=True)
@@ -133,8 +173,10 @@ async def run(
             await asyncio.sleep(look_every_s)
 
 
-def _of(name: str, report: Report) -> PolicyReport | None:
-    return next((one for one in report.placement_policies if one.name == name), None)
+def _of(name: str, uid: str, report: Report) -> PolicyReport | None:
+    """What is reported on it, and not on one that had its name before."""
+    told = (one for one in report.placement_policies if one.name == name)
+    return next((one for one in told if not one.uid or not uid or one.uid == uid), None)
 
 
 def _fallbacks(one: PolicyReport) -> int:
@@ -159,12 +201,15 @@ def _ready(mode: str, generation: int, in_force: int, heard: int, known: int, re
     return Fact("Ready", False, "NoExtender", why)
 
 
-def _degraded(refused: list[tuple[str, str]], decisions: int, fallbacks: int) -> Fact:
+def _degraded(refused: list[tuple[str, str]], decisions: int, fallbacks: int, heard: int, known: int) -> Fact:
     if refused:
         where = ", ".join(extender for extender, _ in refused)
         return Fact("Degraded", True, "Refused", f"something else than was named decides on {where}"[:1024])
     if decisions >= _FEW and fallbacks > _MOST_FALLBACKS * decisions:
         return Fact("Degraded", True, "Fallbacks", "the fallback rule took more than half of the decisions")
+    if not heard:
+        why = "Silent" if known else "NoExtender"
+        return Fact("Degraded", None, why, "no extender reports, so nobody can tell whether what was named can decide")
     return Fact("Degraded", False, "AsNamed", "what was named decides")
 
 

@@ -71,6 +71,14 @@ class OperatorSettings(BaseSettings):
     channel_unauthenticated: bool = Field(
         False, description="Take decisions from anybody on this machine; possible on loopback only."
     )
+    scheduler_name: str = Field(
+        "", description="Pods that name this scheduler and wait are counted in the metrics; empty: they are not."
+    )
+    scheduler_lease: str = Field(
+        "",
+        description="Lease of that scheduler, as namespace/name: the metrics say whether it is held. Needs the right "
+        "to get it.",
+    )
     lease: bool = Field(False, description="Wait for a Lease before working, so that a second replica can stand by.")
     lease_name: str = Field("nodewise-operator", description="Name of the Lease.")
     lease_namespace: str = Field("nodewise-system", description="Namespace of the Lease.")

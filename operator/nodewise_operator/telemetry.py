@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -24,6 +24,7 @@ class Telemetry(Collector):
         self._intake = intake
         self._ages: dict[str, Callable[[], float]] = {}
         self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+        self._labelled: list[tuple[str, str, str, Callable[[], Mapping[str, float]]]] = []
         self.registry.register(self)
 
     def age(self, resource: str, age_s: Callable[[], float]) -> None:
@@ -33,6 +34,10 @@ class Telemetry(Collector):
     def gauge(self, name: str, says: str, value: Callable[[], float]) -> None:
         """A number that is read when somebody asks for metrics."""
         self._gauges.append((name, says, value))
+
+    def gauges(self, name: str, says: str, label: str, values: Callable[[], Mapping[str, float]]) -> None:
+        """Numbers that are read when somebody asks for metrics, by the value of a label; few, and always the same."""
+        self._labelled.append((name, says, label, values))
 
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""
@@ -70,6 +75,11 @@ class Telemetry(Collector):
             *((name, says, value()) for name, says, value in self._gauges),
         ):
             yield GaugeMetricFamily(_PREFIX + name, says, value)
+        for name, says, label, values in self._labelled:
+            told = GaugeMetricFamily(_PREFIX + name, says, labels=[label])
+            for of, value in values().items():
+                told.add_metric([of], value)
+            yield told
 
     def text(self) -> bytes:
         """The Prometheus text format."""

@@ -100,6 +100,7 @@ class KopfSource:
     # --- the thread
 
     def _thread(self) -> None:
+        logging.getLogger("kopf._core.reactor.running").addFilter(_not_of_signals)
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._main())
@@ -249,6 +250,11 @@ class KopfSource:
         if not self.behind[resource]:
             self._heard_s[resource] = max(self._heard_s[resource], begun)
         clean_s[resource] = begun_s
+
+
+def _not_of_signals(record: logging.LogRecord) -> bool:
+    """Kopf warns that it handles no signals in a thread; the process does."""
+    return "OS signals are ignored" not in record.getMessage()
 
 
 def _uid(item: Item) -> str:

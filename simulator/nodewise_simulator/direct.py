@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,6 +30,8 @@ class Direct:
         for node in world.nodes:
             self.state.put_node(node)
         self.took_s: list[float] = []
+        self.decided: Counter[str] = Counter()
+        """Decisions by why they were not the policy's own; empty if they were. Without those that had no opinion."""
         self.last: Decision | None = None
 
     def prioritize(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[tuple[str, int]]:
@@ -36,6 +39,8 @@ class Direct:
         begin = time.perf_counter()
         view = self.state.view(pod.request, now_s)
         self.last = decide(pod.request, view, self.state.rows(names), self._policy, self._rule)
+        if not self.last.neutral:
+            self.decided[self.last.fallback.value] += 1
         self.state.sequence += 1
         self.took_s.append(time.perf_counter() - begin)
         return self.last.reply

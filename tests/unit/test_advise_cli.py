@@ -9,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from nodewise.core.decide import PolicyRefusalError
 from nodewise.core.pods import pod_request
-from nodewise.core.types import CostRates
+from nodewise.core.types import ClusterView, CostRates, Fallback, PodRequest, Rows, Scores
 from nodewise.core.units import epoch_s, stamp
 from nodewise.kube.snapshot import Snapshot, read_snapshot, trimmed_node, write_snapshot
+from nodewise.policies.economic import ECONOMIC
+from nodewise.policies.timed import INDEX
 from nodewise_operator.outcomes import pod_row
 from nodewise_operator.store import Store
 from nodewise_operator.store.rows import Batch, Downtime, NodeRow
 from nodewise_simulator import scenarios
+from nodewise_simulator.advise import words
+from nodewise_simulator.advise.advice import advise
 from nodewise_simulator.advise.check import record
 from nodewise_simulator.fake_api import FakeApi
 from nodewise_simulator.world import Json, World
@@ -100,6 +105,35 @@ def test_advice_in_json_has_a_row_for_each_group_and_metric(file: Path, run: Run
     assert sum(row["decisions"] for row in told["rows"] if row["scope"] == "workload") == 4 * 120
     assert told["calibration"]["seen_s"] == pytest.approx(told["calibration"]["played_s"], rel=0.01)
     assert picture.read_text().startswith("<?xml")
+
+
+class Picky:
+    """A policy that refuses every third pod."""
+
+    name, digest = "picky", "0"
+
+    def score(self, pod: PodRequest, view: ClusterView, rows: Rows) -> Scores:
+        if sum(pod.uid.encode()) % 3 == 0:
+            raise PolicyRefusalError(Fallback.OUT_OF_RANGE, "never seen")
+        return ECONOMIC.score(pod, view, rows)
+
+
+def test_the_share_that_the_rule_decided_instead_of_the_policy_is_told(kept: Snapshot, file: Path, run: Run) -> None:
+    advice = advise(kept, Picky(), draws=2)
+    assert 0.2 < advice.fallback_share < 0.5
+    refused, asked = advice.decided["features-out-of-range"], sum(advice.decided.values())
+    assert asked >= 2 * 120
+    told = words.text(advice, kept.schedulers()).replace("\n", " ")
+    assert (
+        f"In {refused / asked:.1%} of the {asked:,} decisions that were replayed picky did not decide, and the rule "
+        f"economic stood in (features-out-of-range {refused:,})"
+    ) in told
+    alone = advise(kept, INDEX, draws=2)
+    assert "index itself took all of the" in words.text(alone, kept.schedulers())
+    status, out, _ = run("advise", str(file), "--policy", "index", "--draws", "3", "-o", "json")
+    fallback = json.loads(out)["fallback"]
+    assert (status, fallback["share"], fallback["by_reason"]) == (0, 0.0, {})
+    assert fallback["decisions"] >= 3 * 120
 
 
 @pytest.mark.parametrize(

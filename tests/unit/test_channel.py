@@ -449,6 +449,38 @@ async def test_an_operator_whose_certificate_is_not_trusted_gets_nothing(
     assert end.uids() == []
 
 
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_who_speaks_tls_to_a_port_without_or_the_reverse_is_told_what_to_write(
+    end: OperatorEnd, tmp_path: Path, encrypted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority(tmp_path)
+    cert_file, key_file = authority.pair()
+    given: dict[str, Any] = {"cert_file": cert_file, "key_file": key_file} if encrypted else {}
+    scheme, fix = ("http", "write https://") if encrypted else ("https", "on loopback write http://")
+    async with (
+        end.serving(**given) as port,
+        ExtenderEnd(f"{scheme}://127.0.0.1:{port}", ca_file=authority.file).running() as extender,
+    ):
+        await eventually(lambda: "report" in extender.client.trouble)
+        assert fix in extender.client.trouble["report"]
+        assert f"the operator at {scheme}://127.0.0.1:{port}" in caplog.text
+        assert "connected to the operator" not in caplog.text
+
+
+async def test_it_is_said_once_that_the_operator_was_reached_and_that_the_extender_ends(
+    end: OperatorEnd, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with end.serving() as port:
+        async with ExtenderEnd(f"http://127.0.0.1:{port}").running():
+            await eventually(lambda: len(end.reports) >= 1)
+            await eventually(lambda: "connected" in caplog.text)
+            assert not end.reports[-1].ended
+        assert end.reports[-1].ended
+        assert end.reports[-1].extender == end.reports[0].extender
+    assert caplog.text.count(f"connected to the operator at http://127.0.0.1:{port}") == 1
+
+
 async def test_a_new_certificate_is_taken_up_and_a_bad_one_is_not(
     end: OperatorEnd, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

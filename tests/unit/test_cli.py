@@ -370,3 +370,17 @@ def test_in_a_pipe_notes_come_no_oftener_than_asked_for_but_the_last_one(capsys:
 )
 def test_numbers_keep_four_digits_without_an_exponent(value: float | None, text: str) -> None:
     assert output.number(value) == text
+
+
+@pytest.mark.parametrize("name", ["operator", "extender"])
+def test_every_variable_is_readable_on_a_narrow_screen(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nodewise.extender.settings import ExtenderSettings
+    from nodewise_operator.settings import OperatorSettings
+
+    monkeypatch.setenv("COLUMNS", "80")
+    kind: type[OperatorSettings | ExtenderSettings] = OperatorSettings if name == "operator" else ExtenderSettings
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    for field in kind.model_fields:
+        assert f"[{kind.model_config['env_prefix']}{field.upper()}]" in out

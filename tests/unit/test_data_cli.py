@@ -1,11 +1,13 @@
 """`nodewise data`: what a platform engineer sees of the operator's store."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nodewise.core.errors import UserError
 from nodewise_operator.store import Batch, Downtime, Fate, Store
 
 from .stored import decision_row, pod_row
@@ -35,6 +37,7 @@ def path(tmp_path: Path) -> str:
             downtimes=(Downtime(200.0, 230.0, "watch cut"),), segment=("extender-a", 1, 7), seen_s=DAY_S,
         )
     )  # fmt: skip
+    store.close()
     return str(path)
 
 
@@ -115,6 +118,9 @@ def test_export_writes_a_folder_that_inspect_reads(run: Run, path: str, tmp_path
         (("check", "{path}", "x"), "`data check` reads one store; leave x away"),
         (("check", "{path}.no"), "there is no store {path}.no; the operator makes it when it starts"),
         (("stats", "{tmp}"), "{tmp} is no export of a store: there is no nodewise.json; "),
+        (("prune", "{path}"), "how old is old? Write `nodewise data prune {path} --older-than-days 90`"),
+        (("check", "{path}", "--yes"), "--older-than-days and --yes are for `data prune`; leave them away from `data "),
+        (("prune", "{path}.no", "--older-than-days", "90", "--yes"), "there is no store {path}.no; the operator makes"),
         (("check", "{tmp}"), "the store {tmp} is a folder; name a file"),
     ],
 )
@@ -126,4 +132,37 @@ def test_bad_use_is_told_in_a_sentence(run: Run, path: str, tmp_path: Path, word
 
 def test_without_an_action_it_lists_them(run: Run) -> None:
     status, out, _ = run("data")
-    assert (status, len(out.splitlines())) == (0, 4)
+    assert (status, len(out.splitlines())) == (0, 5)
+
+
+def test_prune_says_what_would_go_and_deletes_it_when_told(run: Run, path: str) -> None:
+    line_90 = ("data", "prune", path, "--older-than-days", "90")
+    store = Store.open(path)
+    now_s = time.time()
+    new = pod_row("new", created_s=now_s - 60.0, finished_s=now_s)
+    store.write(Batch(pods=(new,), decisions=(decision_row("new"),)))
+    status, out, _ = run(*line_90)
+    assert (status, line(out, "pods", "5"), line(out, "decisions", "5")) == (0, True, True)
+    assert line(out, "over for 90 days: nothing was changed; --yes deletes them")
+    status, out, err = run(*line_90, "--yes")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"nodewise: nodewise-operator-0 has the store {path} open")
+    store.close()
+    status, out, _ = run(*line_90, "--yes", "-o", "json")
+    assert (status, json.loads(out)["deleted"]) == (0, True)
+    assert {row["table"]: row["rows"] for row in json.loads(out)["rows"]} == {"pods": 5, "decisions": 5, "nodes": 0}
+    store = Store.open(path, create=False)
+    assert {row.uid for row in store.pods()} == {"f", "new"}  # one runs still
+    assert store.conservation().ok
+    store.close()
+
+
+def test_check_says_of_a_file_that_is_no_store_what_the_operator_says(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("buy milk\n" * 100)
+    status, _, err = run("data", "check", str(file))
+    with pytest.raises(UserError) as refused:
+        Store.open(str(file))
+    assert (status, err) == (2, f"nodewise: {refused.value}\n")
+    assert str(refused.value).startswith(f"{file} is no store, or nothing of it is left")
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]

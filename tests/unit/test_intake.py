@@ -16,6 +16,7 @@ import pytest
 from nodewise import policies
 from nodewise.channel.messages import DecisionRow, Segment
 from nodewise.core.state import ClusterState
+from nodewise.core.units import epoch_s
 from nodewise_operator import outcomes
 from nodewise_operator.intake import TRIES, Intake, node_item, pod_item
 from nodewise_operator.observed import UNSEEN, Observer
@@ -517,3 +518,21 @@ def test_a_call_that_is_cancelled_before_its_turn_holds_nothing(operated: Callab
     assert future.cancel()
     assert (gone(), one.intake.calls) == (None, 0)
     one.end()
+
+
+def test_a_pod_that_was_pruned_and_is_still_there_is_recorded_and_learned_from_once(
+    operated: Callable[..., Operated],
+) -> None:
+    ended_s = epoch_s("2026-01-01T00:00:13Z")
+    first = operated(retain_s=90 * 86400.0, clock=lambda: ended_s + 60.0)
+    first.begin(a_pod("old", "n1", "Succeeded")).end()
+    assert (set(first.rows()), first.intake.predictor.revision) == ({"old"}, 1)
+    first.store.prune(0.0, now_s=ended_s + 100.0)
+    assert not first.rows()
+    again = operated(retain_s=90 * 86400.0, clock=lambda: ended_s + 91 * 86400.0)
+    again.begin(a_pod("old", "n1", "Succeeded"), a_pod("runs", "n1", "Running"))
+    again.event("MODIFIED", a_pod("old", "n1", "Succeeded"))
+    again.event("DELETED", a_pod("old", "n1", "Succeeded"))
+    again.end()
+    assert (set(again.rows()), again.intake.predictor.revision) == ({"runs"}, 1)
+    assert again.store.conservation().ok

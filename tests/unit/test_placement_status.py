@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from nodewise.channel.messages import PolicyReport, Report
-from nodewise_operator.placement_status import Reported, differs, differs_at_heart, policy_status, senseless
+from nodewise_operator.channel_hook import remember
+from nodewise_operator.placement_status import (
+    Reported,
+    differs,
+    differs_at_heart,
+    overruling,
+    policy_status,
+    senseless,
+)
 from nodewise_operator.resources import PlacementPolicy
 
 Json = dict[str, Any]
@@ -125,3 +133,47 @@ def test_a_new_time_of_a_report_is_no_change_and_counts_are_a_small_one() -> Non
 def test_a_report_that_makes_no_sense_is_named(odd: Json, says: str) -> None:
     assert says in senseless(reported("e-2", **odd))
     assert senseless(reported()) == ""
+
+
+def named(name: str, **spec: Any) -> Json:
+    return {"metadata": {"name": name, "uid": name, "generation": 1}, "spec": {"mode": "Active"} | spec}
+
+
+def test_of_two_policies_for_the_same_pods_the_loser_says_who_wins() -> None:
+    pods = {"podSelector": {"matchLabels": {"a": "b"}}, "namespaces": ["x"]}
+    told = [
+        named("loser", **pods), named("winner", **pods, priority=5), named("elsewhere", **pods | {"namespaces": ["y"]}),
+        named("wider", namespaces=["x", "y"]), named("tie-b", namespaces=["z"]), named("tie-a", namespaces=["z"]),
+    ]  # fmt: skip
+    found = overruling({each["metadata"]["name"]: each for each in told})
+    assert set(found) == {"loser", "tie-b"}  # what is narrower has pods of its own, and so has what is wider
+    assert found["loser"].startswith(
+        "PlacementPolicy winner selects all pods of this one and comes before it (priority 5 is above 0): "
+    )
+    assert found["tie-b"].startswith("PlacementPolicy tie-a selects all pods")
+    status = policy_status(policy(), [reported()], NOW_S, found["loser"])
+    PlacementPolicy.model_validate({"spec": policy()["spec"], "status": status})
+    ready = status["conditions"][0]
+    assert (ready["status"], ready["reason"], ready["message"]) == ("False", "Overruled", found["loser"])
+
+
+def test_a_policy_that_was_made_anew_inherits_no_report_of_the_old_one() -> None:
+    old = reported(uid="old", decisions=900)
+    metadata = {"name": "p", "generation": 2, "uid": "new"}
+    status, said = of(policy(metadata=metadata), old)
+    assert (status["decisions"], status["inForce"], said["Ready"][1]) == (0, "0/1", "NotEverywhere")
+    assert of(policy(metadata=metadata), reported(uid="new", decisions=3))[0]["decisions"] == 3
+    assert of(policy(metadata=metadata), reported(decisions=3))[0]["decisions"] == 3  # an older extender
+
+
+def test_without_an_extender_nobody_can_tell_whether_a_bundle_is_any_good() -> None:
+    assert of(policy(bundle="no-such"))[1]["Degraded"] == ("Unknown", "NoExtender")
+    assert of(policy(), reported(ago_s=31.0))[1]["Degraded"] == ("Unknown", "Silent")
+
+
+def test_an_extender_that_said_goodbye_is_forgotten_at_once() -> None:
+    reports: dict[str, Reported] = {}
+    remember(reports, reported("e-1"))
+    remember(reports, reported("e-2"))
+    remember(reports, Reported(Report(extender="e-1", time_s=0.0, policy="x", digest="y", ended=True), NOW_S))
+    assert list(reports) == ["e-2"]

@@ -160,6 +160,25 @@ def test_who_was_taken_over_writes_no_more(store_url: str) -> None:
     second.close()
 
 
+def test_who_still_seems_to_write_is_known_by_name_until_it_says_goodbye(store_url: str) -> None:
+    first = Store.open(store_url)
+    first.take_over("pod-a")
+    first.write(Batch(seen_s=1000.0))
+    second = Store.open(store_url)
+    assert second.rival("pod-b", now_s=1009.0) == "pod-a"
+    file = store_url.startswith("sqlite")
+    assert second.rival("pod-b", now_s=1011.0) == ("pod-a" if file else "")  # a lock is held, whatever the time
+    assert second.rival("pod-a", now_s=1009.0) == ("another process" if file else "")  # the same name, started again
+    first.release()
+    first.close()
+    assert second.rival("pod-b", now_s=1009.0) == ""
+    assert second.meta()["holder"] == ""
+    second.take_over("pod-b")
+    with pytest.raises(Fenced):
+        first.release()
+    second.close()
+
+
 @pytest.mark.parametrize(
     ("table", "change", "left"),
     [

@@ -250,7 +250,7 @@ def test_files_of_others_are_refused_and_not_touched(tmp_path: Path, kind: str) 
     with pytest.raises(UserError, match=rf"{path} (is no store|holds tables of another program).*name another file"):
         Store.open(str(path))
     assert path.read_bytes() == content
-    assert {file.name for file in tmp_path.iterdir()} == {"file", "file.lock"}
+    assert {file.name for file in tmp_path.iterdir()} == {"file"}
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from nodewise_operator.app import working
 from nodewise_operator.census import CensusError, census
 from nodewise_operator.intake import node_item, pod_item
 from nodewise_operator.settings import OperatorSettings
+from nodewise_operator.store import Store
 from nodewise_operator.watch import RESOURCES, KopfSource
 from nodewise_simulator.controlplane import node, pod
 from nodewise_simulator.fake_api import FakeApi
@@ -164,3 +165,74 @@ async def test_an_operator_whose_first_lists_never_come_is_not_alive(api: FakeAp
         while not operator.dead():  # noqa: ASYNC110  nobody says so
             await asyncio.sleep(0.1)
         assert operator.dead() == "the first lists were not read in time"
+
+
+async def test_an_operator_without_rights_says_which_once_and_its_readiness_shows_them(
+    api: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.deny("pods", 403)
+    source = Source(Told())
+    source.take("nodes", None, {"metadata": {"name": "n", "uid": "n"}}, 1)
+    source.take("pods", None, a_pod("seen"), 2)
+    why = (
+        "the API server lets nobody of our name list pods (HTTP 403): grant get, list and watch on nodes and pods, "
+        "cluster-wide"
+    )
+    async with aiohttp.ClientSession() as session, source.counting(session, api), asyncio.timeout(30.0):
+        while not source.trouble:  # noqa: ASYNC110  nobody says so
+            await asyncio.sleep(0.1)
+        assert source.trouble == why  # as /readyz shows it
+        asked = len(api.requests)
+        while len(api.requests) < asked + 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        assert [r.getMessage() for r in caplog.records] == [f"the first census was not finished: {why}"]
+        api.deny("pods", 0)
+        while source.trouble:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_an_orderly_end_is_written_down_so_that_a_downtime_begins_there(
+    api: FakeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(tmp_path / "store.db")
+    given = {"store": path, "port": 0, "source": "informer", "seen_every_s": 1000.0, "identity": "first"}
+    settings = OperatorSettings.model_validate(given | {"kubeconfig": api.kubeconfig(tmp_path / "kubeconfig")})
+    async with working(settings) as operator, asyncio.timeout(20.0):
+        while not operator.intake.synced.is_set():  # noqa: ASYNC110  a thread sets it
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(1.5)
+        api.put("pods", a_pod("late"))
+        put_s = time.time()
+        while operator.intake.pods < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    store = Store.open(path, create=False)
+    assert abs(store.last_seen_s() - put_s) < 0.5
+    store.close()
+    async with working(settings.model_copy(update={"identity": "second"})):
+        pass
+    assert "seems to write" not in caplog.text  # the first has said goodbye
+
+
+async def test_whoever_takes_the_store_from_one_that_works_says_so(
+    api: FakeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"store": str(tmp_path / "store.db"), "port": 0, "source": "informer", "identity": "first"}
+    settings = OperatorSettings.model_validate(given | {"kubeconfig": api.kubeconfig(tmp_path / "kubeconfig")})
+    async with working(settings), working(settings.model_copy(update={"identity": "second"})):
+        pass
+    said = [record.getMessage() for record in caplog.records if "seems to write" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("first seems to write this store still")
+    assert "stop one of them, or start both with --lease" in said[0]
+
+
+async def test_kopf_does_not_warn_of_signals_that_the_process_handles(
+    api: FakeApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"store": str(tmp_path / "store.db"), "port": 0, "source": "kopf"}
+    settings = OperatorSettings.model_validate(given | {"kubeconfig": api.kubeconfig(tmp_path / "kubeconfig")})
+    async with working(settings), asyncio.timeout(20.0):
+        while not any(asked.startswith("/api") and "pods" not in asked for asked in api.requests):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)  # kopf has begun
+        await asyncio.sleep(0.5)
+    assert "signals" not in caplog.text

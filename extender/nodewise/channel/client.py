@@ -6,8 +6,10 @@ Whatever fails here is logged once and tried again: it must never reach the deci
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,6 +33,8 @@ LEARN_S = 0.1
 _PAUSE_S = 0.003
 """For decisions, between two moments of learning."""
 _ANSWER_S = 10.0
+_GOODBYE_S = 1.0
+"""For the last report, while the process is to end."""
 _FIRST_S, _LONGEST_S = 0.2, 5.0
 """Of waiting after a failure; the operator is one process of ours, and a stale predictor costs placements."""
 _LONGEST_REPLY = 64 << 20
@@ -58,6 +62,7 @@ class Client:
         self.uploaded = 0  # rows that the operator has on disk
         self.trouble: dict[str, str] = {}
         """What does not work now, and why; empty while all is well."""
+        self._connected = False  # the operator has answered once
         self._operator, self._spool, self._follower, self._report = operator, spool, follower, report
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="spool")
         self._tables = ThreadPoolExecutor(1, thread_name_prefix="predictor")
@@ -66,11 +71,15 @@ class Client:
         """Upload, follow and report, for ever."""
         timeout = aiohttp.ClientTimeout(total=_ANSWER_S, sock_connect=3.0)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
-                for name, step in (("upload", self._upload), ("follow", self._follow), ("report", self._tell)):
-                    group.create_task(self._forever(name, step, session))
-                group.create_task(self._learn())
-                group.create_task(self._adopt())
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for name, step in (("upload", self._upload), ("follow", self._follow), ("report", self._tell)):
+                            group.create_task(self._forever(name, step, session))
+                        group.create_task(self._learn())
+                        group.create_task(self._adopt())
+                finally:
+                    await self._say_goodbye(session)
         finally:
             for executor in (self._disk, self._tables):
                 executor.shutdown(wait=False, cancel_futures=True)
@@ -135,6 +144,15 @@ class Client:
         self._follower.known(msgspec.json.decode(reply, type=Heard).known)
         return REPORT_S
 
+    async def _say_goodbye(self, session: aiohttp.ClientSession) -> None:
+        """Let the operator know that nobody is missing; if it does not hear, it finds out by itself."""
+        if not self._connected:
+            return
+        report = msgspec.structs.replace(self._report(), extender=self._spool.extender, ended=True)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._ask(session, "POST", "/v1/reports", msgspec.json.encode(report))
+
     async def _learn(self) -> None:
         loop, follower = asyncio.get_running_loop(), self._follower
         while True:
@@ -187,15 +205,45 @@ class Client:
             return bytes(content)
 
     def _works(self, name: str) -> None:
+        if not self._connected and name != "upload":  # which works also while there is nothing to send
+            self._connected = True
+            log.info("connected to the operator at %s", self._operator.url)
         if self.trouble.pop(name, None) is not None and not self.trouble:
             log.info("the operator at %s answers", self._operator.url)
 
     def _fails(self, name: str, error: Exception) -> None:
-        why = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        why = explained(error, encrypted=self._operator.url.startswith("https://"))
         news = why not in self.trouble.values()
         self.trouble[name] = why
         if news:
             log.warning("the operator at %s: %s", self._operator.url, why)
+
+
+def explained(error: Exception, *, encrypted: bool) -> str:
+    """What is wrong with a connection, in a sentence; with what to do about it where that can be told."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return (
+            f"its certificate is not trusted ({error.certificate_error}): name the authority that signed it with "
+            "--operator-ca-file, and the host as the certificate has it in --operator-url"
+        )
+    if encrypted and isinstance(error, aiohttp.ClientSSLError | ssl.SSLError) and _talks_plainly(error):
+        return (
+            f"it does not speak TLS on this port ({error}): give the operator --channel-cert and --channel-key, or on "
+            "loopback write http:// in --operator-url"
+        )
+    if not encrypted and isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return (
+            f"it closed the connection without an answer ({error}), as a port does that expects TLS: write https:// in "
+            "--operator-url if the operator has --channel-cert"
+        )
+    return str(error) or type(error).__name__
+
+
+def _talks_plainly(error: Exception) -> bool:
+    """Whether OpenSSL met something that is no TLS at all; its words for that differ by version."""
+    return any(said in str(error).upper() for said in ("WRONG_VERSION_NUMBER", "WRONG VERSION", "RECORD LAYER"))
 
 
 class _Error(msgspec.Struct):

@@ -128,6 +128,8 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     """How one PlacementPolicy fares on one extender."""
 
     name: str
+    uid: str = ""
+    """Of the PlacementPolicy, for another may have had its name; empty from extenders that do not tell."""
     generation: int
     """Of the PlacementPolicy that is in force here."""
     mode: str
@@ -155,6 +157,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     placement_policies: list[PolicyReport] = []
     dropped: int = 0
     predictor_revision: int = 0
+    ended: bool = False
+    """It has ended in order, and this is its last report."""
     observations: list[ObservationRow] = []
     """What this extender saw finish and the operator did not tell of: it was not there, or has not learned it yet."""
 

@@ -87,6 +87,11 @@ def command(
         },
         contention=dict(zip(("median", "low", "high"), advice.contention, strict=True)),
         draws=advice.draws,
+        fallback={
+            "decisions": sum(advice.decided.values()),
+            "share": advice.fallback_share if advice.decided else None,
+            "by_reason": {why: count for why, count in advice.decided.items() if why},
+        },
     )  # fmt: skip
 
 

@@ -25,13 +25,15 @@ ACTIONS = {
     "stats": "pods by workload and node class: run times, deadlines met, cents; how pods ended",
     "check": "read every row, and see that decisions = outcomes + running + censored; exit status 1 if not",
     "export": "write everything as Parquet to a new folder",
+    "prune": "say what was over for --older-than-days; with --yes, delete it",
 }
 FAILED = 1
+DAY_S = 86400.0
 
 
 def command(
     action: Annotated[
-        str | None, typer.Argument(metavar="[inspect|stats|check|export]", help="Without it: the list.")
+        str | None, typer.Argument(metavar="[inspect|stats|check|export|prune]", help="Without it: the list.")
     ] = None,
     store: Annotated[
         str | None,
@@ -40,9 +42,13 @@ def command(
         ),
     ] = None,
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="New folder of `export`.")] = None,
+    older_than_days: Annotated[
+        float | None, typer.Option(min=1.0, max=36_500.0, help="Of `prune`: pods that were over for so long.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Of `prune`: delete them; without it nothing is changed.")] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Look into the store of the operator. It is only read, also while the operator writes it."""
+    """Look into the store of the operator, also while the operator writes it. Only `prune --yes` changes it."""
     if action is None:
         for name, says in ACTIONS.items():
             console.print(f"nodewise data {name:<8} {says}", markup=False)
@@ -57,8 +63,17 @@ def command(
             if folder is not None
             else f"no folder to export to is named; write `nodewise data export {store} DIR`"
         )
+    if (older_than_days is None) is (action == "prune") or (yes and action != "prune"):
+        raise UserError(
+            f"how old is old? Write `nodewise data prune {store} --older-than-days 90`"
+            if action == "prune"
+            else f"--older-than-days and --yes are for `data prune`; leave them away from `data {action}`"
+        )
     if Path(store).is_dir() and action in ("inspect", "stats"):
         {"inspect": _inspect_export, "stats": _stats_export}[action](Path(store), output)
+        return
+    if action == "prune":
+        _prune(store, older_than_days or 0.0, yes, output)
         return
     with _opened(store) as opened:
         if action == "export":
@@ -68,14 +83,14 @@ def command(
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Store]:
+def _opened(url: str, *, to_write: bool = False) -> Iterator[Store]:
     try:
         from nodewise_operator.store import Store
     except ImportError as missing:
         raise UserError(
             f"the operator's packages are not installed ({missing}): run pip install '.[operator]' in a clone"
         ) from missing
-    opened = Store.open(url, create=False, migrate=False)
+    opened = Store.open(url, create=to_write, migrate=False)
     try:
         yield opened
     finally:
@@ -198,6 +213,33 @@ def _export(store: Store, folder: Path, output: Format) -> None:
     else:
         _print("table", rows)
         console.print(f"written to {folder}", markup=False, soft_wrap=True)
+
+
+def _prune(url: str, days: float, yes: bool, output: Format) -> None:
+    with _opened(url) as opened:  # which makes no store where there is none
+        gone = opened.old(days * DAY_S)
+    if yes:
+        from nodewise_operator.store import Fenced
+        from nodewise_operator.store.engine import parse
+
+        with _opened(url, to_write=True) as opened:
+            # PostgreSQL has as many writers as it likes; SQLite's file may be salvaged by its only one.
+            if parse(url).get_backend_name() == "sqlite" and (other := opened.rival()):
+                raise UserError(
+                    f"{other} has the store {url} open, and deletes what is old by itself (--retain-days of "
+                    "`nodewise operator`): stop it first, or leave it to it"
+                )
+            try:
+                gone = opened.prune(days * DAY_S)
+            except Fenced as error:
+                raise UserError(f"not all was deleted: {error}; say it again") from error
+    rows = [{"table": table, "rows": count} for table, count in asdict(gone).items()]
+    if output is Format.JSON:
+        document(rows, deleted=yes)
+        return
+    _print("table", rows)
+    said = "deleted" if yes else "nothing was changed; --yes deletes them"
+    console.print(f"over for {days:g} days: {said}", markup=False, soft_wrap=True)
 
 
 def _grid(facts: Mapping[str, Any]) -> None:

@@ -56,13 +56,20 @@ def main() -> None:
         sys.exit(INTERRUPTED)
 
 
+PLAIN = ("operator", "extender")
+"""Commands whose help names a variable for each flag, which Rich's narrow column would cut."""
+
+
 def application(called: str) -> typer.Typer:
     """The commands, with only `called` imported; the others are there in name, for the list of commands."""
-    made = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    made = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        rich_markup_mode=None if called in PLAIN else "rich",
+    )  # fmt: skip
     made.callback()(_root)
     for name, says in COMMANDS.items():
         if name == called:
-            made.command(name)(_guarded(import_module(f"nodewise.cli.{name}").command))
+            made.command(name)(guarded(import_module(f"nodewise.cli.{name}").command))
         else:
             made.command(name, help=says)(_not_imported)
     return made
@@ -86,20 +93,20 @@ def _not_imported() -> None:
     raise AssertionError("only the command that was called is imported")
 
 
-def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command with bad use told in a sentence; whatever still shows a traceback is a bug."""
+def guarded(command: Callable[..., Any], program: str = "nodewise") -> Callable[..., Any]:
+    """The command with bad use told in a sentence, after `program`; whatever still shows a traceback is a bug."""
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
         except UserError as error:
-            typer.echo(f"nodewise: {error}", err=True)
+            typer.echo(f"{program}: {error}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
         except ModuleNotFoundError as missing:
             if (missing.name or "nodewise").startswith("nodewise"):
                 raise
-            typer.echo(f"nodewise: {_how_to_get(missing.name or '')}", err=True)
+            typer.echo(f"{program}: {_how_to_get(missing.name or '')}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)

@@ -23,6 +23,9 @@ LOCAL = "this machine"
 _TERMINATED = 143
 """Exit status after SIGTERM, as a shell has it."""
 
+LEAST = 0.1
+"""Of --size. The shortest workload then takes half a second on the machine of reference, and a fifth on a fast one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -55,7 +58,9 @@ def command(
         list[str] | None, typer.Option("--class", help="Node class to measure; may be repeated. Default: all.")
     ] = None,
     workloads: Annotated[str, typer.Option(help="Which of matmul, primes, sort, file-io.")] = "",
-    size: Annotated[float, typer.Option(min=0.0, max=1.0, help="From 0 (a second) to 1 (a minute).")] = 0.2,
+    size: Annotated[
+        float, typer.Option(max=1.0, help=f"How long they take: from {LEAST:g} (a second) to 1 (a minute).")
+    ] = 0.2,
     runs: Annotated[int, typer.Option(min=1, max=100, help="How often each is run; the median counts.")] = 3,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that one Job may take, waiting included.")] = 600.0,
     tolerate: Annotated[bool, typer.Option("--tolerate", help="Run on tainted nodes too.")] = False,
@@ -82,6 +87,11 @@ def command(
     chosen = names(workloads, "--workloads") if workloads else tuple(WORKLOADS)
     for name in chosen:
         workload(name)
+    if not size >= LEAST:
+        raise UserError(
+            f"--size {size:g} is too small: workloads of a few hundredths of a second tell of caches and the "
+            f"clock, and not of the machine; choose {LEAST:g} to 1"
+        )
     if local == bool(image):
         raise UserError("say --local to measure this machine, or --image IMAGE to measure the classes of a cluster")
     if local:

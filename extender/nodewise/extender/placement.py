@@ -133,6 +133,7 @@ class Course:
         counts, policy = self.counts[self.told.mode], self.asker.policy
         return PolicyReport(
             name=self.told.name,
+            uid=self.told.uid,
             generation=self.told.generation,
             mode=self.told.mode.value,
             policy=policy.name,

@@ -15,7 +15,7 @@ from nodewise_operator.store import migrate
 from nodewise_operator.store.codec import Values
 from nodewise_operator.store.engine import connect, hung_up, parse, sqlite_path, understood
 from nodewise_operator.store.errors import Damaged
-from nodewise_operator.store.salvage import FileLock, damage, finish, salvage
+from nodewise_operator.store.salvage import FileLock, damage, finish, no_store, salvage, salvageable
 from nodewise_operator.store.schema import VERSION
 
 T = TypeVar("T")
@@ -54,11 +54,11 @@ class Database:
                 raise understood(error, self.where) from error
         self._engine = connect(parsed, read_only=not owner)
 
-    def close(self) -> None:
-        """Let go of it."""
+    def close(self, *, refused: bool = False) -> None:
+        """Let go of it; `refused`: it is no store."""
         self._engine.dispose()
         if self._lock is not None:
-            self._lock.release()
+            self._lock.release(discard=refused)
 
     def prepare(self, create: bool, upgrade: bool) -> None:
         """Check the file, and make or upgrade the schema as far as that is allowed. Raises UserError if it is not."""
@@ -102,6 +102,14 @@ class Database:
         """In one transaction, which is on disk when this returns; all of it or nothing."""
         with self._busy:
             return self._run(use, writes=True)
+
+    def shared(self) -> bool | None:
+        """Whether another process may write SQLite's file now; None for PostgreSQL and for one who only reads."""
+        if self._lock is None:
+            return None
+        alone = self._lock.alone()
+        self._lock.share()
+        return not alone
 
     def checkpoint(self) -> None:
         """Empty SQLite's log: page images from before a deletion must not come back when the file is salvaged."""
@@ -151,6 +159,8 @@ class Database:
         if self.path is None:
             raise UserError(f"the store {self.where} is damaged: {wrong}; restore it from a backup")
         if self._lock is None:
+            if not salvageable(self.path):
+                raise no_store(self.path, wrong)
             raise UserError(f"the store {self.where} is damaged: {wrong}; the operator salvages it when it starts")
         self._engine.dispose()
         salvage(self.path, self._lock, wrong, self.generation)

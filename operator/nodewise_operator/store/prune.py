@@ -33,6 +33,19 @@ def over(before_s: float) -> ColumnElement[bool]:
     return and_(PODS.c.fate.not_in([Fate.WAITING.value, Fate.RUNNING.value]), ended_s < before_s)
 
 
+def old(connection: Connection, before_s: float) -> Pruned:
+    """What `prune_pods` and `prune_rest` would delete."""
+    uids = select(PODS.c.uid).where(over(before_s))
+
+    def count(table: Table, which: ColumnElement[bool]) -> int:
+        return int(connection.execute(select(func.count()).select_from(table).where(which)).scalar() or 0)
+
+    decisions = or_(DECISIONS.c.uid.in_(uids), and_(DECISIONS.c.time_s < before_s, _orphan()))
+    return Pruned(
+        count(PODS, over(before_s)), count(DECISIONS, decisions), count(NODES, NODES.c.last_seen_s < before_s)
+    )
+
+
 def prune_pods(connection: Connection, before_s: float, meta: Meta) -> Pruned:
     """Delete the oldest pods that were over before a time, not more than `ROWS`, and what belongs to them.
 
@@ -54,13 +67,17 @@ def prune_pods(connection: Connection, before_s: float, meta: Meta) -> Pruned:
 def prune_rest(connection: Connection, before_s: float, meta: Meta) -> Pruned:
     """Delete nodes that were gone and downtimes that were over before a time; and decisions whose pod was lost."""
     _delete(connection, DOWNTIMES, DOWNTIMES.c.end_s < before_s, meta)
-    lost = exists().where(QUARANTINE.c.origin == PODS.name, QUARANTINE.c.key == DECISIONS.c.uid)
-    orphan = and_(lost, ~exists().where(PODS.c.uid == DECISIONS.c.uid))
-    decisions = _delete(connection, DECISIONS, and_(DECISIONS.c.time_s < before_s, orphan), meta)
+    decisions = _delete(connection, DECISIONS, and_(DECISIONS.c.time_s < before_s, _orphan()), meta)
     # A note of what was lost is of use as long as its other half is there.
     half = or_(exists().where(PODS.c.uid == QUARANTINE.c.key), exists().where(DECISIONS.c.uid == QUARANTINE.c.key))
     _delete(connection, QUARANTINE, and_(QUARANTINE.c.found_s < before_s, ~half), meta)
     return Pruned(decisions=decisions, nodes=_delete(connection, NODES, NODES.c.last_seen_s < before_s, meta))
+
+
+def _orphan() -> ColumnElement[bool]:
+    """Decisions whose pod was lost."""
+    lost = exists().where(QUARANTINE.c.origin == PODS.name, QUARANTINE.c.key == DECISIONS.c.uid)
+    return and_(lost, ~exists().where(PODS.c.uid == DECISIONS.c.uid))
 
 
 def _delete(connection: Connection, table: Table, which: ColumnElement[bool], meta: Meta) -> int:

@@ -58,6 +58,7 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path.with_name(path.name + ".lock")
+        self._new = not self._path.exists()
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
@@ -76,9 +77,13 @@ class FileLock:
         """Hold it with others again."""
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
-    def release(self) -> None:
-        """Let go; not to be used any more."""
+    def release(self, *, discard: bool = False) -> None:
+        """Let go; not to be used any more. `discard`: there is no store beside it, so leave nothing behind that was not
+        there before.
+        """
         if self._file >= 0:
+            if discard and self._new and self.alone():
+                self._path.unlink(missing_ok=True)
             os.close(self._file)
         self._file = -1
 
@@ -136,7 +141,7 @@ def _salvage(path: Path, wrong: str, generation: int | None) -> None:
         engine.dispose()
     if not sum(saved.values()) and not _looks_like_ours(path):
         new.unlink()
-        raise UserError(f"{path} is no store, or nothing of it is left: {wrong}; name another file, or move it away")
+        raise no_store(path, wrong)
     sync(new)
     for side in ("", "-wal"):
         _keep(path.with_name(path.name + side), copy.with_name(copy.name + side))
@@ -148,6 +153,16 @@ def _salvage(path: Path, wrong: str, generation: int | None) -> None:
         "the store %s was damaged (%s): %s rows were saved into a new file and %s; the damaged one is kept as %s",
         path, wrong, f"{sum(saved.values()):,}", unknown, copy.name,
     )  # fmt: skip
+
+
+def salvageable(path: Path) -> bool:
+    """Whether `salvage` would take the file: for one who only reads."""
+    return _looks_like_ours(path) or any(name != META.name for name, _ in carve(path))
+
+
+def no_store(path: Path, wrong: str) -> UserError:
+    """What is said of a file that is not salvaged."""
+    return UserError(f"{path} is no store, or nothing of it is left: {wrong}; name another file, or move it away")
 
 
 def finish(path: Path, lock: FileLock | None) -> None:

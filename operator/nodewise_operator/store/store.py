@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Table, func, select, tuple_
 
 from nodewise.channel.messages import DecisionRow
+from nodewise.core.errors import UserError
 from nodewise.core.estimator import Observation
 from nodewise_operator.store import writing
 from nodewise_operator.store.codec import (
@@ -29,7 +30,7 @@ from nodewise_operator.store.codec import (
 from nodewise_operator.store.conservation import Conservation, conservation
 from nodewise_operator.store.database import Database, fetch
 from nodewise_operator.store.export import export
-from nodewise_operator.store.prune import Pruned, over, prune_pods, prune_rest
+from nodewise_operator.store.prune import Pruned, old, over, prune_pods, prune_rest
 from nodewise_operator.store.rows import Batch, Downtime, Fate, NodeRow, PodRow
 from nodewise_operator.store.schema import (
     DECISIONS,
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RIVAL_S = 10.0
+"""Who was watching so short a time ago may do so still."""
 _READ = 500
 """Rows in one query of a long reading: no transaction lasts, so that SQLite's log can be checkpointed."""
 
@@ -85,6 +88,9 @@ class Store:
             database.prepare(create, migrate)
             made = cls(database)
             database.generation = int(made.meta()["generation"])
+        except UserError:
+            database.close(refused=True)
+            raise
         except BaseException:
             database.close()
             raise
@@ -108,6 +114,23 @@ class Store:
 
         self._database.generation = made = self._database.write(take)
         return made
+
+    def release(self) -> None:
+        """An orderly end: nobody holds the store any more. Raises Fenced if another took it over."""
+        self._change(lambda _, meta: meta.values.update(holder=""))
+
+    def rival(self, holder: str = "", within_s: float = RIVAL_S, *, now_s: float | None = None) -> str:
+        """Who else seems to write it now; empty if nobody does.
+
+        Of SQLite's file this is known exactly, if the file system has locks; of PostgreSQL it is taken to be the
+        process that did not end in order and has written up to `within_s` seconds ago that it watches.
+        """
+        meta = self.meta()
+        other = "" if meta["holder"] == holder else str(meta["holder"])
+        shared = self._database.shared()
+        if shared is not None:
+            return (other or "another process") if shared else ""
+        return other if (time.time() if now_s is None else now_s) - float(meta["seen_s"]) < within_s else ""
 
     def write(self, batch: Batch) -> None:
         """One transaction, on disk when this returns. Writing a batch again changes nothing.
@@ -236,6 +259,11 @@ class Store:
                 found[name] = self.damaged - before
         return found
 
+    def old(self, older_than_s: float, *, now_s: float | None = None) -> Pruned:
+        """What `prune` would delete."""
+        before_s = (time.time() if now_s is None else now_s) - older_than_s
+        return self._database.read(lambda connection: old(connection, before_s))
+
     def prune(self, older_than_s: float, *, now_s: float | None = None, export_to: Path | None = None) -> Pruned:
         """Delete pods that were over, and nodes gone, `older_than_s` seconds ago, and all that belongs to them.
 
@@ -257,10 +285,10 @@ class Store:
         return export(self.columns, folder)
 
     def _export_old(self, into: Path, before_s: float) -> None:
-        old = over(before_s)
-        decided = DECISIONS.c.uid.in_(select(PODS.c.uid).where(old))
-        parts: dict[Table, list[ColumnElement[bool]]] = {PODS: [old], DECISIONS: [decided]}
-        if next(self.columns(PODS, [old]), None) is not None:
+        ended = over(before_s)
+        decided = DECISIONS.c.uid.in_(select(PODS.c.uid).where(ended))
+        parts: dict[Table, list[ColumnElement[bool]]] = {PODS: [ended], DECISIONS: [decided]}
+        if next(self.columns(PODS, [ended]), None) is not None:
             name = datetime.fromtimestamp(before_s, UTC).strftime("until-%Y%m%dT%H%M%S.%fZ")
             export(lambda table: self.columns(table, parts[table]) if table in parts else (), into / name)
 

@@ -96,6 +96,15 @@ class Advice:
     """Slowdown of a pod whose neighbours request all of its node's CPU: median and 95 % interval."""
     draws: int
     recording: Recording
+    decided: dict[str, int]
+    """Decisions of all replays by why the policy did not take them itself and the rule `economic` stood in; empty if it
+    did. Nothing is in here for `economic` itself, which nobody stands in for."""
+
+    @property
+    def fallback_share(self) -> float:
+        """Share of the decisions that the rule took instead of the policy; nan if it was never asked."""
+        asked = sum(self.decided.values())
+        return 1.0 - self.decided.get("", 0) / asked if asked else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +143,7 @@ def advise(
         for _ in range(3)
     )
     fast = _compiled(about.world(0), made, rates) if policy is ECONOMIC else None
+    decided: Counter[str] = Counter()
     for seed in range(draws):
         world = about.world(seed)
         for at, into in enumerate((stock, recorded, ours)):
@@ -141,7 +151,8 @@ def advise(
                 outcomes = fast.replayed(world)
             else:
                 who = policy if into is ours else None
-                outcomes = replayed(world, made, who, rates, seed, as_recorded=into is recorded)
+                told = decided if who is not None and who is not ECONOMIC else None
+                outcomes = replayed(world, made, who, rates, seed, as_recorded=into is recorded, decided=told)
             into.values[seed] = measured(world, outcomes, counted, rates)
             into.columns[seed] = _columns(world, outcomes, counted)
             if progress:
@@ -157,6 +168,7 @@ def advise(
         contention=about.contention.interval,
         draws=draws,
         recording=made,
+        decided=dict(decided),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -125,14 +126,19 @@ def _amounts(r: PodRequest) -> tuple[float, float, float, float]:
 
 
 def replayed(
-    world: World, recording: Recording, policy: Policy | None, rates: CostRates, seed: int, *, as_recorded: bool = False
-) -> list[Outcome]:
+    world: World, recording: Recording, policy: Policy | None, rates: CostRates, seed: int, *,
+    as_recorded: bool = False, decided: Counter[str] | None = None,
+) -> list[Outcome]:  # fmt: skip
     """The fate of every pod under `policy`; None: the stock kube-scheduler.
 
     `as_recorded` puts every pod whose node is known where it was. `seed` breaks ties, as kube-scheduler does at random.
+    Into `decided` go the decisions as `Direct.decided` counts them.
     """
     observer = Stock(world) if policy is None else Advised(world, policy, recording, rates)
     view = observer.view if isinstance(observer, Stock) else observer.state.view
     scheduler = Pinned(world.nodes, observer, view, np.random.default_rng([seed, 99]))
     scheduler.pins = {p.request.uid: p.node for p in recording.pods if p.node >= 0 and (p.stays or as_recorded)}
-    return Engine(world, scheduler, observer).run()
+    outcomes = Engine(world, scheduler, observer).run()
+    if decided is not None and isinstance(observer, Advised):
+        decided.update(observer.decided)
+    return outcomes

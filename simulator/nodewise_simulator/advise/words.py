@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nodewise.policies import DEFAULT
 from nodewise_simulator.advise.advice import RECORDED, Advice
 from nodewise_simulator.advise.gains import FEW, Gain, Group, Verdict
 from nodewise_simulator.advise.outcomes import METRICS, UNITS
@@ -23,7 +24,10 @@ def text(advice: Advice, schedulers: Mapping[str, int]) -> str:
     """A few paragraphs and a table."""
     return "\n\n".join(
         [
-            *(_filled(part) for part in (_what(advice, schedulers), _answer(advice), *_doubts(advice))),
+            *(
+                _filled(part)
+                for part in (_what(advice, schedulers), _answer(advice), *_doubts(advice), *_stood_in(advice))
+            ),
             _table(advice),
             *(_filled(part) for part in (*_unknown(advice), _reading(advice), _how(advice))),
         ]
@@ -104,6 +108,22 @@ def _answer(advice: Advice) -> str:
 def _doubts(advice: Advice) -> list[str]:
     doubts = advice.calibration.doubts
     return [f"DO NOT TRUST THIS YET: {'; '.join(doubts)}."] if doubts else []
+
+
+def _stood_in(advice: Advice) -> list[str]:
+    share = advice.fallback_share
+    if math.isnan(share):
+        return []
+    asked = sum(advice.decided.values())
+    if share == 0.0:
+        return [f"{advice.policy} itself took all of the {asked:,} decisions that were replayed."]
+    reasons = sorted(((n, why) for why, n in advice.decided.items() if why), reverse=True)
+    named = ", ".join(f"{why} {n:,}" for n, why in reasons)
+    said = (
+        f"In {share:.1%} of the {asked:,} decisions that were replayed {advice.policy} did not decide, and the rule "
+        f"{DEFAULT.name} stood in ({named}): so much of the gain is that rule's."
+    )
+    return [said]
 
 
 def _unknown(advice: Advice) -> list[str]:
