@@ -15,7 +15,7 @@ INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip 
 NOT_OF_THE_CORE = advise bench channel commands export intake kept placement_serving profile resources spool store training workloads
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-cluster demo-advise test check bench clean
+.PHONY: help setup kind-demo demo demo-cluster demo-advise test check bench clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo-cluster: $(VENV)/.demo  ## the same through a real kube-scheduler (set KUBE
 
 demo-advise: $(VENV)/.demo  ## watch a real control plane, advise, then do it and compare (set KUBEBUILDER_ASSETS)
 	@$(BIN)/nodewise demo --advise
+
+kind-demo: $(VENV)/.demo  ## Nodewise in a cluster of containers (Docker, kind, helm and kubectl needed)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" manifests/kind/demo
 
 test: $(VENV)/.dev  ## run all tests: those of the core with its coverage, then the others
 	$(BIN)/coverage run -m pytest tests/unit tests/contract $(NOT_OF_THE_CORE:%=--ignore-glob='tests/unit/test_%*.py')

@@ -140,6 +140,7 @@ def job(ask: Ask, of: NodeClass, workload: str, name: str) -> Json:
     """
     labels = {
         "app.kubernetes.io/name": "nodewise-profile", "app.kubernetes.io/managed-by": "nodewise", RUN_LABEL: ask.run,
+        "nodewise.dev/scheduling": "disabled",  # in a namespace that opted in it would be kept to our own nodes
     }  # fmt: skip
     memory = WORKLOADS[workload].memory_bytes(WORKLOADS[workload].size(ask.p))
     program = ["python", "-m", "nodewise_operator.workloads", workload, f"{ask.p:g}"]

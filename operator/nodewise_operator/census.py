@@ -60,8 +60,8 @@ async def census(session: aiohttp.ClientSession, server: str, resource: str) -> 
                     continue
                 if reply.status in (401, 403):
                     raise CensusError(
-                        f"the API server lets nobody of our name list {resource} (HTTP {reply.status}): grant get, list "
-                        "and watch on nodes and pods, cluster-wide"
+                        f"the API server lets nobody of our name list {resource} (HTTP {reply.status}): grant get, "
+                        "list and watch on nodes and pods, cluster-wide"
                     )
                 if reply.status != 200:
                     raise CensusError(f"HTTP {reply.status}: {body[:200].decode(errors='replace')}")

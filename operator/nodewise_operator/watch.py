@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import kopf
 import uvloop
+from kopf._core.engines.peering import Identity
 
 from nodewise.kube.api import connect
 from nodewise_operator.census import CensusError, census
@@ -117,6 +118,7 @@ class KopfSource:
                     await kopf.operator(
                         registry=self._registry(api), settings=kopf_settings(), clusterwide=True, standalone=True,
                         stop_flag=self._stop,
+                        identity=Identity("nodewise"),  # kopf would ask for the user's name, who may have none
                     )  # fmt: skip
                     if counting.done():
                         counting.result()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nodewise.core.estimator import RunTimeEstimator
@@ -103,6 +105,28 @@ def test_a_nominated_node_is_charged_until_the_nomination_ends(cache: Cache) -> 
     assert cache.state.view(asked(), NOW_S).nodes.cpu_requested_milli[row] == 1000
     cache.pod_event("MODIFIED", seen_pod(pod("a", schedulerName="default-scheduler"), "nodewise"))
     assert cache.state.view(asked(), NOW_S).nodes.cpu_requested_milli[row] == 0
+
+
+def test_room_that_is_held_for_another_pod_is_passed_over_while_there_is_other_room(cache: Cache) -> None:
+    def chosen(priority: int, cpu_milli: float, rows: list[int]) -> list[int]:
+        request = replace(asked(), priority=priority, cpu_milli=cpu_milli)
+        left: list[int] = cache.unclaimed(request, cache.state.view(request, NOW_S), np.array(rows)).tolist()
+        return left
+
+    table = cache.state.view(asked(), NOW_S).nodes
+    held, free_milli = table.row["node-1"], table.cpu_allocatable_milli[table.row["node-1"]] - 1000
+    other = next(row for row in range(len(NODES)) if row != held)
+    assert chosen(0, free_milli + 1, [held, other]) == [held, other]
+    preemptor = pod("a", schedulerName="default-scheduler", priority=100)
+    preemptor["status"]["nominatedNodeName"] = "node-1"  # for 1000 milli
+    cache.pod_event("ADDED", seen_pod(preemptor, "nodewise"))
+    assert chosen(100, free_milli + 1, [held, other]) == [other]
+    assert chosen(0, free_milli + 1, [other, held]) == [other]
+    assert chosen(100, free_milli, [held, other]) == [held, other]  # beside it there is room
+    assert chosen(101, free_milli + 1, [held, other]) == [held, other]  # it matters more
+    assert chosen(100, free_milli + 1, [held]) == [held]  # better there than nowhere
+    cache.pod_event("DELETED", seen_pod(preemptor, "nodewise"))
+    assert chosen(100, free_milli + 1, [held, other]) == [held, other]
 
 
 def test_a_pod_that_failed_or_was_deleted_frees_its_room_and_teaches_nothing(cache: Cache) -> None:

@@ -92,6 +92,17 @@ async def test_the_admin_port_probes_measures_and_explains(api: FakeApi, tmp_pat
         assert "nodewise_extender_nodes 4.0" in metrics
 
 
+async def test_probes_may_listen_elsewhere_than_the_scheduler_is_answered(api: FakeApi, tmp_path: Path) -> None:
+    async with serving(api, tmp_path, admin_host="127.0.0.2") as extender:
+        await asyncio.to_thread(post, extender.port, {"/prioritize": request(pod("a"))})
+        for host, port, answers in (
+            ("127.0.0.2", extender.admin_port, True), ("127.0.0.1", extender.admin_port, False),
+            ("127.0.0.2", extender.port, False),
+        ):  # fmt: skip
+            with socket.socket() as asked:
+                assert (asked.connect_ex((host, port)) == 0) == answers
+
+
 async def test_it_is_not_ready_and_has_no_opinion_before_it_has_read_the_lists(api: FakeApi, tmp_path: Path) -> None:
     api.refuse(1000)
     async with running(settings(kubeconfig=api.kubeconfig(tmp_path / "kubeconfig"))) as extender:

@@ -42,6 +42,9 @@ EXTRAS = {
 }
 """Extra of this package → modules that come with it."""
 
+PARTS = ("nodewise_operator", "nodewise_simulator", "nodewise_training")
+"""What an image for serving may be without."""
+
 USAGE_ERROR = 2
 
 
@@ -104,7 +107,7 @@ def guarded(command: Callable[..., Any], program: str = "nodewise") -> Callable[
             typer.echo(f"{program}: {error}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
         except ModuleNotFoundError as missing:
-            if (missing.name or "nodewise").startswith("nodewise"):
+            if (missing.name or "nodewise").startswith("nodewise") and missing.name not in PARTS:
                 raise
             typer.echo(f"{program}: {_how_to_get(missing.name or '')}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
@@ -118,6 +121,8 @@ def guarded(command: Callable[..., Any], program: str = "nodewise") -> Callable[
 def _how_to_get(module: str) -> str:
     """What installs a module that is missing; we are on no package index."""
     name = module.partition(".")[0]
+    if name in PARTS:
+        return f"this installation is without {name}: use the image nodewise-training, or a clone of the repository"
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), ",".join(EXTRAS))
     return f"this command needs the package {name}: run pip install '.[{extra}]' in a clone of the repository"
 

@@ -17,7 +17,6 @@ from nodewise.cli.output import progress
 from nodewise.core.errors import UserError
 from nodewise.kube.snapshot import (
     Snapshot,
-    SnapshotGap,
     SnapshotNode,
     SnapshotPod,
     encoded,
@@ -71,45 +70,14 @@ def command(
 
 def of_store(url: str, since_s: float | None = None) -> Snapshot:
     """What an operator has recorded. Raises UserError if there is no store of that name."""
-    from nodewise.core.estimator import RunTimeEstimator
+    from nodewise_operator.snapshot import recorded
     from nodewise_operator.store import Store
 
     store = Store.open(url, create=False, migrate=False)
     try:
-        nodes = list(store.nodes())
-        rows = list(store.pods())
-        learned = store.estimator()
-        estimator = RunTimeEstimator.restore(learned[1]) if learned else RunTimeEstimator()
-        for _, seen in store.observations(learned[0] if learned else 0):
-            estimator.learn(seen)
-        end_s = store.last_seen_s()
-        gaps = [SnapshotGap(begin_s=d.begin_s, end_s=d.end_s, why=d.why) for d in store.downtimes()]
+        return recorded(store, since_s)
     finally:
         store.close()
-    if not nodes or math.isnan(end_s):
-        raise UserError(f"the store {url} has seen no node yet: let the operator run for a while")
-    # Of what ran before the operator came only the survivors were seen, which says nothing of their kind.
-    begin_s = max(min(n.first_seen_s for n in nodes), since_s or 0.0)
-    return Snapshot(
-        made_s=time.time(),
-        source="store",
-        begin_s=begin_s,
-        end_s=end_s,
-        nodes=[
-            SnapshotNode(manifest=n.manifest, first_seen_s=_time(n.first_seen_s), last_seen_s=_time(n.last_seen_s))
-            for n in nodes
-        ],
-        pods=[
-            SnapshotPod(
-                manifest=p.manifest, fate=p.fate.value, reason=p.reason, node=p.node, bound_s=_time(p.bound_s),
-                started_s=_time(p.started_s), finished_s=_time(p.finished_s), slowdown=_time(p.slowdown),
-            )
-            for p in rows
-            if p.manifest
-        ],
-        estimator=estimator.state(),
-        downtimes=gaps,
-    )  # fmt: skip
 
 
 def _time(value: float) -> float | None:

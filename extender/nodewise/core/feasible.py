@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nodewise.core.labels import matches_term, tolerates
 from nodewise.core.pods import NodeSpec
+from nodewise.core.types import NodeTable, PodRequest, Rows
 
 
 def static_key(spec: Mapping[str, Any]) -> str:
@@ -34,6 +35,15 @@ def static_filter(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray
             for n in nodes
         ],
         bool,
+    )
+
+
+def has_room(pod: PodRequest, nodes: NodeTable, rows: Rows) -> NDArray[np.bool_]:
+    """On which of `rows` [M] the pod's requests fit beside all that is charged there, promised room included [M]."""
+    return np.asarray(
+        (nodes.cpu_requested_milli[rows] + pod.cpu_milli <= nodes.cpu_allocatable_milli[rows])
+        & (nodes.memory_requested_bytes[rows] + pod.memory_bytes <= nodes.memory_allocatable_bytes[rows])
+        & (nodes.gpus_requested_milli[rows] + pod.gpus_milli <= nodes.gpus_allocatable_milli[rows])
     )
 
 

@@ -98,8 +98,11 @@ async def running(settings: ExtenderSettings, *, again: bool = False) -> AsyncIt
     policy, refused = _policy(settings, watch, again=again)
     async with contextlib.AsyncExitStack() as stack:
         sockets = [
-            stack.enter_context(_listen(settings.host, port, flag))
-            for port, flag in ((settings.port, "--port"), (settings.admin_port, "--admin-port"))
+            stack.enter_context(_listen(host, port, flag))
+            for host, port, flag in (
+                (settings.host, settings.port, "--port"),
+                (settings.admin_host or settings.host, settings.admin_port, "--admin-port"),
+            )
         ]
         api = await kube.connect(settings.kubeconfig)
         stack.push_async_callback(api.close)

@@ -144,6 +144,9 @@ class Service:
         if len(rows) < len(names):
             self.telemetry.unknown_nodes.inc(len(set(names)) - len(rows))
         view = state.view(request, now_s)
+        unclaimed = self.cache.unclaimed(request, view, rows)
+        self.telemetry.claimed_nodes.inc(len(rows) - len(unclaimed))
+        rows = unclaimed
         if told:
             view = cost.weighted(view, told.weights)
         state.sequence += 1
@@ -207,6 +210,7 @@ class Service:
         gauge("nodes", "Nodes in the cache", lambda: cache.nodes)
         gauge("pods_bound", "Pods that hold a node", lambda: cache.bound)
         gauge("pods_waiting", "Pods of ours that want a node", lambda: cache.waiting)
+        gauge("pods_nominated", "Pods charged to a node that a preemption holds for them", lambda: cache.nominated)
         gauge("runs_learned", "Pods seen to succeed", lambda: cache.learned)
         gauge("assumed_expired", "Assumed pods whose binding was never seen", lambda: cache.expired)
         gauge("bundle_refused", "1 while the bundle that should decide is refused", lambda: float(bool(self.refused)))

@@ -18,6 +18,9 @@ class ExtenderSettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; beside the scheduler, loopback is enough.")
     port: int = Field(8888, ge=0, le=65535, description="Port that kube-scheduler calls; 0 takes a free one.")
+    admin_host: str = Field(
+        "", description="Address of probes, metrics and explanations; in a pod 0.0.0.0. Without it, that of --host."
+    )
     admin_port: int = Field(8889, ge=0, le=65535, description="Port of probes, metrics and explanations.")
     kubeconfig: Path | None = Field(
         None, description="File that names the cluster; without it the pod's service account, then $KUBECONFIG."

@@ -69,6 +69,9 @@ class Telemetry:
         self.neutral = counter("neutral", "Decisions without an opinion", "reason")
         self.ignored_hints = counter("ignored_annotations", "Malformed annotations, at every request", "reason")
         self.unknown_nodes = counter("unknown_nodes", "Candidates that our cache does not know")
+        self.claimed_nodes = counter(
+            "claimed_nodes", "Candidates passed over: a preemption holds their room for another"
+        )
         self.assumed = counter("assumed", "Nodes charged for a pod before its binding was seen")
         self.bundles = counter("bundles", "New bundles in the watched folder, by what became of them", "outcome")
         self._policy = Info("nodewise_extender_policy", "What decides now", registry=self.registry)

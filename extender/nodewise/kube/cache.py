@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from nodewise.core.feasible import has_room
 from nodewise.core.pods import NodeSpec, PodState, node_spec, pod_state
 from nodewise.core.state import ClusterState
-from nodewise.core.types import PodRequest
+from nodewise.core.types import ClusterView, PodRequest, Rows
 from nodewise.kube.overrides import Override, by_class
 
 
@@ -79,13 +82,18 @@ class Cache:
         self._bound: dict[str, SeenPod] = {}
         self._finished: set[str] = set()
         self._waiting: dict[str, PodRequest] = {}
-        self._nominated: set[str] = set()
+        self._nominated: dict[str, int] = {}  # uid -> priority of those that are charged to a node they wait for
         self._listed = False
 
     @property
     def waiting(self) -> int:
         """Pods of ours that want a node."""
         return len(self._waiting)
+
+    @property
+    def nominated(self) -> int:
+        """Pods of anybody that wait for a node which a preemption holds for them, and are charged to it."""
+        return len(self._nominated)
 
     @property
     def bound(self) -> int:
@@ -180,15 +188,15 @@ class Cache:
         if not (pod.waits and pod.ours):
             self._waiting.pop(uid, None)
             if not pod.nominated:
-                self._nominated.discard(uid)
+                self._nominated.pop(uid, None)
                 self.state.remove(uid)
                 return
         if pod.nominated and (uid in self._nominated or not self.state.node_of(uid)):
             # Room that a preemption made is spoken for. An assumption of ours is younger and stands above it.
-            self._nominated.add(uid)
+            self._nominated[uid] = request.priority
             self.state.place(request, pod.nominated)
         elif uid in self._nominated:
-            self._nominated.discard(uid)
+            del self._nominated[uid]
             self.state.remove(uid)
         if pod.waits and pod.ours:
             self._waiting[uid] = request
@@ -209,7 +217,7 @@ class Cache:
         new = request.uid not in self._bound
         self._versions[request.uid] = pod.version
         self._waiting.pop(request.uid, None)
-        self._nominated.discard(request.uid)
+        self._nominated.pop(request.uid, None)
         self._bound[request.uid] = pod
         if new and pod.ours and self._listed:
             self._on_bound(request, pod.state.node)
@@ -234,7 +242,7 @@ class Cache:
     def _drop(self, uid: str) -> None:
         self._bound.pop(uid, None)
         self._waiting.pop(uid, None)
-        self._nominated.discard(uid)
+        self._nominated.pop(uid, None)
 
     # --- from requests
 
@@ -243,9 +251,22 @@ class Cache:
         uid = request.uid
         if uid in self._bound or uid in self._finished:  # an old request, sent again
             return
-        self._nominated.discard(uid)
+        self._nominated.pop(uid, None)
         self.state.remove(uid)
         self.state.queue(request)
+
+    def unclaimed(self, request: PodRequest, view: ClusterView, rows: Rows) -> Rows:
+        """Those of the candidate `rows` where the pod takes no room that is held for another; all if there are none.
+
+        A scheduler does not see what another one's preemption made room for, so such a node may well be a candidate.
+        As in kube-scheduler, a pod holds room against those that are not more important.
+        """
+        held = {self.state.node_of(uid) for uid, priority in self._nominated.items() if priority >= request.priority}
+        claimed = [view.nodes.row[node] for node in held if node]
+        if not claimed:
+            return rows
+        fits = ~np.isin(rows, claimed) | has_room(request, view.nodes, rows)
+        return rows[fits] if fits.any() else rows
 
     def settle(self, request: PodRequest, node: str, expires_s: float) -> bool:
         """Charge `node` for the pod until its binding is seen or `expires_s`; an empty name leaves it waiting.

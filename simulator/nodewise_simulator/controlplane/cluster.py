@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from nodewise_simulator.controlplane.access import admin_kubeconfig, free_ports, service_account_keys
 from nodewise_simulator.controlplane.api import Api, pods_path
+from nodewise_simulator.controlplane.controller_manager import controller_manager
 from nodewise_simulator.controlplane.loop import LoopThread
 from nodewise_simulator.controlplane.process import Process
 from nodewise_simulator.controlplane.programs import program, programs
@@ -23,8 +24,8 @@ Json = dict[str, Any]
 class ControlPlane:
     """A Kubernetes API on 127.0.0.1 for the length of a `with` block (4 to 10 s to ready on two cores).
 
-    Nothing runs but etcd and kube-apiserver: no controller manager, so Jobs make no pods, owners collect nothing, and
-    a namespace never finishes deleting; start schedulers with `start_scheduler` and let a `Kubelet` play the pods.
+    Nothing runs but etcd and kube-apiserver; without `controllers`, Jobs make no pods, owners collect nothing, and a
+    namespace never finishes deleting. Start schedulers with `start_scheduler` and let a `Kubelet` play the pods.
     Enter it from the main thread (see `Process`). Not for secrets: certificates are self-signed, and etcd skips
     fsync.
     """
@@ -36,12 +37,29 @@ class ControlPlane:
     token: str
     """The admin's bearer token."""
 
-    def __init__(self, apiserver_args: Sequence[str] = (), *, users: Sequence[str] = (), audit: bool = False) -> None:
+    @property
+    def ca_file(self) -> Path:
+        """The certificate that the API server shows, and the one that signed it."""
+        return self.folder / "certs" / "apiserver.crt"
+
+    def __init__(
+        self,
+        apiserver_args: Sequence[str] = (),
+        *,
+        users: Sequence[str] = (),
+        audit: bool = False,
+        address: str = "127.0.0.1",
+        controllers: bool = False,
+    ) -> None:
         """`apiserver_args` are added to kube-apiserver's command line.
 
         `users` are known by a token of their own (`user_kubeconfig`) and may do nothing until somebody grants it; with
-        `audit` every finished request is noted (`audited`).
+        `audit` every finished request is noted (`audited`). The API server listens on `address` alone, for pods in
+        network namespaces of their own one that they reach. `controllers` runs kube-controller-manager too, and pods
+        then need the service account that it makes in each namespace.
         """
+        self._address = address
+        self._controllers = controllers
         self._apiserver_args = apiserver_args
         self._tokens = {name: secrets.token_hex(16) for name in users}
         self._audit = audit
@@ -62,6 +80,9 @@ class ControlPlane:
             self._processes[-1].wait_until(
                 lambda: fetch(f"{self.url}/api/v1/namespaces/default", self.token) is not None
             )
+            if self._controllers:
+                argv = controller_manager(self.folder, self.kubeconfig, self.ca_file)
+                self.start_process("kube-controller-manager", argv)
         except BaseException:
             self._end()
             raise
@@ -108,7 +129,7 @@ class ControlPlane:
 
     def _start_apiserver(self, path: Path, etcd_url: str) -> None:
         (port,) = free_ports(1)
-        self.url = f"https://127.0.0.1:{port}"
+        self.url = f"https://{self._address}:{port}"
         private, public = service_account_keys(self.folder)
         tokens = self.folder / "tokens.csv"
         others = "".join(f"{token},{name},{name}\n" for name, token in self._tokens.items())
@@ -119,14 +140,14 @@ class ControlPlane:
             [
                 path,
                 *("--etcd-servers", etcd_url),
-                *("--secure-port", str(port), "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1"),
+                *("--secure-port", str(port), "--bind-address", self._address, "--advertise-address", self._address),
                 *("--cert-dir", self.folder / "certs"),
                 *("--service-account-issuer", "https://127.0.0.1"),
                 *("--service-account-key-file", public, "--service-account-signing-key-file", private),
                 *("--token-auth-file", tokens, "--authorization-mode", "RBAC"),
                 *("--service-cluster-ip-range", "10.0.0.0/24", "--endpoint-reconciler-type", "none"),
-                # Without the controller manager there are no service accounts, and nobody lifts a new node's taint.
-                *("--disable-admission-plugins", "ServiceAccount,TaintNodesByCondition"),
+                # Nobody lifts a new node's taint; without the controller manager there are no service accounts either.
+                "--disable-admission-plugins=TaintNodesByCondition" + ("" if self._controllers else ",ServiceAccount"),
                 *(self._audit_args() if self._audit else ()),
                 *self._apiserver_args,
             ],

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -38,15 +38,19 @@ class Kubelet:
     are Running when `start()` is called start anew. Containers, images, probes and restarts are not played.
 
     `run(pod, node name)` may run something instead, such as the pod's command (`commands.run_command`): then its pod
-    ends when that does, Succeeded or Failed. For pods of which it says None, `run_s` stands.
+    ends when that does, Succeeded or Failed. For pods of which it says None, `run_s` stands. Pods on the nodes named in
+    `others` are somebody else's.
     """
 
-    def __init__(self, url: str, token: str, run_s: RunTime, run: Run | None = None) -> None:
+    def __init__(
+        self, url: str, token: str, run_s: RunTime, run: Run | None = None, *, others: Collection[str] = ()
+    ) -> None:
         self.finished: list[FinishedPod] = []
         """Pods that ran to their end, in that order."""
         self._api = Api(url, token)
         self._run_s = run_s
         self._run = run
+        self._pods = ",".join(f"spec.nodeName!={node}" for node in ("", *others))
 
     def start(self) -> Self:
         """Begin to watch; returns at once."""
@@ -87,7 +91,7 @@ class Kubelet:
                 if (task := played.pop(uid, None)) is not None:
                     task.cancel()
 
-            async for kind, thing in self._api.events("/api/v1/pods", params={"fieldSelector": "spec.nodeName!="}):
+            async for kind, thing in self._api.events("/api/v1/pods", params={"fieldSelector": self._pods}):
                 now_s = time.time()
                 if kind == "SYNC":
                     for uid in played.keys() - {pod["metadata"]["uid"] for pod in thing["items"]}:

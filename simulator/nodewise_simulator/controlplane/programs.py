@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +14,12 @@ HOW_TO_GET_THEM = (
     "get etcd and kube-apiserver with `setup-envtest use` (or from the etcd and Kubernetes release downloads) and "
     f"kube-scheduler from the Kubernetes release downloads, put them into one folder, and set {ASSETS_VARIABLE} to it"
 )
+CLIENTS = {
+    "helm": "https://helm.sh/docs/intro/install",
+    "kubeconform": "https://github.com/yannh/kubeconform",
+    "kubectl": "https://kubernetes.io/docs/tasks/tools",
+}
+"""What any version of will do, so that the one on the PATH is good enough, and where it comes from."""
 
 
 def programs() -> dict[str, Path]:
@@ -23,6 +30,12 @@ def programs() -> dict[str, Path]:
 def program(name: str) -> Path:
     """The path of one program, such as `kube-scheduler-1.34` (a second minor); raises UserError if it is missing."""
     folder = os.environ.get(ASSETS_VARIABLE)
+    if name in CLIENTS:
+        found = shutil.which(name, path=os.pathsep.join(filter(None, (folder, os.environ.get("PATH")))))
+        if not found:
+            where = f"in the folder {ASSETS_VARIABLE} or on the PATH"
+            raise UserError(f"There is no program {name} {where}: {CLIENTS[name]} says how to get it.")
+        return Path(found).resolve()
     if not folder:
         raise UserError(f"{ASSETS_VARIABLE} is not set, so {name} cannot be found: {HOW_TO_GET_THEM}.")
     path = Path(folder) / name

@@ -1,0 +1,179 @@
+"""The rendered chart before a real API server: every field exists, every pod is restricted, helm comes and goes."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nodewise_operator.resources import NodeProfile
+from nodewise_simulator.controlplane import ApiError, ControlPlane, program
+
+from .conftest import CHART, FEATURES, HERE, NAMESPACE, RELEASE, ROOT, Helm, Render, pod_specs
+
+Json = dict[str, Any]
+Apply = Callable[..., subprocess.CompletedProcess[str]]
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+CLAIM = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims/nodewise-operator"
+RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+
+
+@pytest.fixture(scope="module")
+def restricted(plane: ControlPlane) -> ControlPlane:
+    """With the namespace, which takes restricted pods only, and with definitions of others."""
+    plane.create_namespace(NAMESPACE, RESTRICTED)
+    for each in yaml.safe_load_all((HERE / "foreign.yaml").read_text()):
+        plane.call("POST", DEFINITIONS, each)
+    return plane
+
+
+@pytest.fixture(scope="module")
+def apply(restricted: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Apply:
+    """Server-side apply, strict about fields and about warnings."""
+    folder = tmp_path_factory.mktemp("kubectl")
+    env = {"HOME": str(folder), "KUBECONFIG": str(restricted.kubeconfig), "PATH": os.environ["PATH"]}
+
+    def run(objects: list[Json], *more: str) -> subprocess.CompletedProcess[str]:
+        text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
+        words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--warnings-as-errors", "-f", "-")
+        return subprocess.run(
+            [program("kubectl"), *words, *more], input=text, capture_output=True, text=True, env=env, timeout=120
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "minor"), [*((name, "1.36") for name in FEATURES), ("scheduling", "1.34")])
+def test_the_api_server_takes_everything_without_a_warning(name: str, minor: str, render: Render, apply: Apply) -> None:
+    objects = render(FEATURES[name], minor)
+    done = apply(objects)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == len(objects)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_pod_security_admits_every_pod_as_restricted(name: str, render: Render, restricted: ControlPlane) -> None:
+    for pod, spec in pod_specs(render(FEATURES[name])).items():
+        body = {"metadata": {"name": pod}, "spec": spec}
+        restricted.call("POST", f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All", body)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        (("securityContext", "seccompProfile"), None, "seccompProfile"),
+        (("containers", 0, "securityContext", "capabilities"), None, "unrestricted capabilities"),
+        (("containers", 0, "securityContext", "allowPrivilegeEscalation"), True, "allowPrivilegeEscalation != false"),
+        (("containers", 0, "securityContext", "readOnlyRoot"), True, "unknown field"),
+    ],
+)
+def test_the_two_tests_above_can_fail(
+    path: tuple[Any, ...], value: object, why: str, render: Render, apply: Apply
+) -> None:
+    (deployment,) = (each for each in render({}) if each["kind"] == "Deployment")
+    inner = deployment["spec"]["template"]["spec"]
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    done = apply([deployment])
+    assert done.returncode != 0
+    assert why in done.stderr
+
+
+class Installed:
+    """A release on the API server."""
+
+    def __init__(self, plane: ControlPlane, helm: Helm) -> None:
+        self.plane, self.helm = plane, helm
+
+    def __call__(self, verb: str, values: Json) -> str:
+        """Install or upgrade; what NOTES say. The pods need not run."""
+        reset = ("--reset-values",) if verb == "upgrade" else ()  # values that are empty would mean: as before
+        told = self.helm(verb, RELEASE, CHART, "--namespace", NAMESPACE, *reset, *self.helm.values(values))
+        return told.partition("NOTES:\n")[2]
+
+    def kinds(self) -> set[tuple[str, str]]:
+        """Kind and name of what the release says that it holds."""
+        text = self.helm("get", "manifest", RELEASE, "--namespace", NAMESPACE)
+        return {(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(text) if each}
+
+    def exists(self, path: str) -> bool:
+        """Whether it is there and is to stay: nobody collects what other objects own here, and helm waits for that."""
+        try:
+            found = self.plane.call("GET", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        return "deletionTimestamp" not in found["metadata"]
+
+
+@pytest.fixture
+def installed(restricted: ControlPlane, tmp_path: Path) -> Iterator[Installed]:
+    helm = Helm(tmp_path, restricted.kubeconfig)
+    installed = Installed(restricted, helm)
+    yield installed
+    helm.run("uninstall", RELEASE, "--namespace", NAMESPACE, "--ignore-not-found")
+    restricted.call("PATCH", CLAIM, {"metadata": {"finalizers": None}}, "application/merge-patch+json")
+    restricted.call("DELETE", CLAIM)
+    for each in (path.stem.removeprefix("nodewise.dev_") for path in (CHART / "files" / "crds").iterdir()):
+        kept = f"{DEFINITIONS}/{each}.nodewise.dev"
+        restricted.call("DELETE", kept)
+        while installed.exists(kept):
+            time.sleep(0.05)
+
+
+def test_a_release_grows_shrinks_goes_and_comes_back_and_what_is_worth_it_outlives_it(installed: Installed) -> None:
+    profile = {**NodeProfile.head(), "metadata": {"name": "m6i"}, "spec": {"nodeClass": "m6i", "priceUsdPerHour": 0.3}}
+    notes = installed("install", FEATURES["advise"])
+    assert "in advise mode: it watches and learns, and places nothing" in notes
+    assert "  kubectl nodewise advise\n" in notes
+    assert "WARNING" not in notes  # the API server is of a minor version that was tested
+    _once_established(lambda: installed.plane.call("POST", NodeProfile.path(), profile))
+
+    notes = installed("upgrade", FEATURES["scheduling-cert-manager-all"])
+    assert f"kubectl -n {NAMESPACE} rollout status deployment/nodewise-scheduler" in notes
+    assert "kubectl label namespace NAMESPACE nodewise.dev/scheduling=enabled" in notes
+    assert "this version does not defer pods" in notes
+    assert ("Deployment", "nodewise-scheduler") in installed.kinds()
+    notes = installed("upgrade", FEATURES["scheduling-shared"])
+    assert "WARNING: scheduling.sharedNodes" in notes
+    assert "kubectl taint" not in notes
+    notes = installed("upgrade", FEATURES["advise"])
+    assert "WARNING: this upgrade takes the scheduler away" in notes
+    assert not installed.exists(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/nodewise-scheduler")
+    assert not installed.exists("/apis/rbac.authorization.k8s.io/v1/clusterroles/nodewise-extender")
+
+    installed.helm("uninstall", RELEASE, "--namespace", NAMESPACE)
+    assert installed.exists(CLAIM)
+    assert not installed.exists(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/nodewise-operator")
+    assert installed.plane.call("GET", f"{NodeProfile.path()}/m6i")["spec"] == profile["spec"]
+    installed("install", FEATURES["advise"])
+    assert installed.plane.call("GET", f"{NodeProfile.path()}/m6i")["spec"] == profile["spec"]
+
+
+@pytest.mark.parametrize("name", ["advise", "scheduling"])
+def test_the_rendered_manifests_can_be_applied_without_helm(name: str, apply: Apply) -> None:
+    text = (ROOT / "manifests" / "install" / f"{name}.yaml").read_text()
+    done = apply(list(yaml.safe_load_all(text)))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def _once_established(work: Callable[[], object]) -> None:
+    until_s = time.monotonic() + 20
+    while True:
+        try:
+            work()
+        except ApiError as error:
+            if error.status != 404 or time.monotonic() > until_s:
+                raise
+            time.sleep(0.05)
+        else:
+            return
