@@ -1,0 +1,242 @@
+"""The doctor's checks, each of what was gathered, in the order in which they are told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from nodewise.cli.kubectl import parts as found
+from nodewise.cli.kubectl.checks_around import (
+    autoscalers,
+    dedicated_nodes,
+    malformed,
+    opt_in,
+    shared_nodes,
+    stuck_pods,
+)
+from nodewise.cli.kubectl.checks_scheduler import extender, lease, scheduler_config
+from nodewise.cli.kubectl.facts import Facts, known
+from nodewise.cli.kubectl.findings import Finding, Verdict, fail, ok, warn
+from nodewise.cli.kubectl.rights import Right
+from nodewise.core.errors import UserError
+
+Check = Callable[[Facts], Iterator[Finding]]
+
+KINDS = tuple(
+    f"{plural}.nodewise.dev" for plural in ("nodeprofiles", "placementpolicies", "policymodels", "trainingruns")
+)
+_LEAST_AGREEMENT, _MOST_FALLBACKS = 0.9, 0.05
+_OPT_IN_MINOR = 36
+"""From which on MutatingAdmissionPolicy is on without anybody's doing."""
+
+
+def examined(facts: Facts, checks: Mapping[str, Check]) -> list[Finding]:
+    """Every check's findings; one that may not look says so."""
+    findings: list[Finding] = []
+    for name, check in checks.items():
+        try:
+            findings += [replace(finding, check=name) for finding in check(facts)]
+        except UserError as error:
+            findings.append(Finding(name, Verdict.UNKNOWN, str(error)))
+    return findings
+
+
+def installed(facts: Facts) -> Iterator[Finding]:
+    """The operator and, if there is one, the scheduler run."""
+    parts = facts.parts
+    if not parts.operators and not parts.schedulers:
+        yield fail("no pod of Nodewise is here", "helm install nodewise charts/nodewise -n nodewise-system")
+        return
+    for what, pods in (("operator", parts.operators), ("scheduler", parts.schedulers)):
+        ready = sum(map(found.is_ready, pods))
+        if pods and not ready:
+            where = pods[0]["metadata"]["namespace"]
+            yield fail(
+                f"no {what} is ready ({len(pods)} there)", f"kubectl describe pods -n {where} -l {found.PART_OF}"
+            )
+        elif pods and ready < len(pods) and what == "scheduler":
+            yield warn(
+                f"{ready} of {len(pods)} schedulers are ready", "look at their logs: a failing leader has no heir"
+            )
+        elif pods:
+            yield ok(f"{ready} of {len(pods)} {what} pods ready")
+    if not parts.operators:
+        yield warn("there is no operator: nothing is recorded", "helm upgrade the release with operator.replicas 1")
+    if not parts.schedulers:
+        yield ok("no scheduler is installed: Nodewise advises, and places nothing")
+
+
+def versions(facts: Facts) -> Iterator[Finding]:
+    """Of Kubernetes, of the scheduler, of our parts among themselves."""
+    told = known(facts.version)
+    server = _minor(str(told.get("gitVersion") or ""))
+    for pod in facts.parts.schedulers[:1]:
+        image = found.image_of(pod, "kube-scheduler")
+        tag = found.split_image(image)[1]
+        ours = _minor(tag)
+        fix = f"set scheduling.scheduler.image.tag to a v1.{server} version"
+        if ours is None or server is None:
+            yield warn(
+                f"the version of {image or 'the scheduler'} cannot be told against {told.get('gitVersion')}", fix
+            )
+        elif ours > server or server - ours > 1:
+            yield fail(
+                f"kube-scheduler is 1.{ours} and the API server 1.{server}, which Kubernetes does not support", fix
+            )
+        elif ours < server:
+            yield warn(f"kube-scheduler is 1.{ours}, one minor behind the API server's 1.{server}", fix)
+        else:
+            yield ok(f"kube-scheduler {tag} fits Kubernetes {told.get('gitVersion')}")
+    versions = {found.version_of(pod) for pod in (*facts.parts.operators, *facts.parts.schedulers)} - {""}
+    if len(versions) > 1:
+        yield warn(f"parts of several versions run: {', '.join(sorted(versions))}", "helm upgrade the release")
+    if server is not None and server < _OPT_IN_MINOR and facts.parts.schedulers and not known(facts.opt_in):
+        yield warn(
+            f"Kubernetes 1.{server} has no MutatingAdmissionPolicy switched on: the label of a namespace does nothing",
+            f"write schedulerName: {facts.parts.scheduler_name} into the pods' templates",
+        )
+
+
+def crds(facts: Facts) -> Iterator[Finding]:
+    """Our kinds are there, established, and what this program knows."""
+    held = known(facts.crds)
+    missing = [name for name in KINDS if held.get(name) is None]
+    fix = "nodewise crds | kubectl apply --server-side --force-conflicts -f -"
+    if missing:
+        yield fail(f"not installed: {', '.join(missing)}", fix)
+    there = {name: crd for name in KINDS if (crd := held.get(name)) is not None}
+    waiting = [name for name, crd in there.items() if not _established(crd)]
+    if waiting:
+        yield fail(f"not established: {', '.join(waiting)}", f"kubectl describe crd {waiting[0]}")
+    ours = _our_schemas()
+    other = [name for name, crd in there.items() if _schema(crd) != ours[name]]
+    if other:
+        yield warn(f"of another version than this program: {', '.join(other)}", fix)
+    if not missing and not waiting and not other:
+        yield ok(f"all {len(KINDS)} kinds are installed, in our version")
+
+
+def rbac(facts: Facts) -> Iterator[Finding]:
+    """Every part may do what it must, and little else."""
+    rights = known(facts.rights)
+    short: dict[str, list[Right]] = {}
+    wide: dict[str, list[Right]] = {}
+    for right, allowed in rights.items():
+        if allowed != right.wanted:
+            (short if right.wanted else wide).setdefault(right.account, []).append(right)
+    for account, lacking in short.items():
+        yield fail(
+            f"service account {account} may not {_listed(lacking)}", "helm upgrade the release: it brings the roles"
+        )
+    for account, more in wide.items():
+        yield warn(
+            f"service account {account} may {_listed(more)}, which it needs not",
+            f"find the binding: kubectl get clusterrolebindings,rolebindings -A -o wide | grep {account.split('/')[1]}",
+        )
+    if rights and not short and not wide:
+        yield ok(f"the service accounts may do what they must, and no more ({len(rights)} rights asked)")
+
+
+def operator(facts: Facts) -> Iterator[Finding]:
+    """It is ready and writes down what it sees."""
+    for told in facts.operators:
+        name = found.full_name(told.pod)
+        status, answer = known(told.ready)
+        if status != 200 and answer.get("status") == "standing by":
+            yield ok(f"{name} stands by")
+            continue
+        if status != 200:
+            yield fail(f"{name} does not work: {answer.get('status')}", f"kubectl logs -n {name.replace('/', ' ')}")
+            continue
+        samples = known(told.metrics)
+        parked = found.total(samples, "nodewise_operator_events_parked_total")
+        if parked:
+            yield warn(f"{name} has left {parked:.0f} events out", f"kubectl logs -n {name.replace('/', ' ')}")
+        else:
+            yield ok(f"{name} watches and records")
+
+
+def placement_policies(facts: Facts) -> Iterator[Finding]:
+    """They are in force, decide themselves, and are followed."""
+    policies = known(facts.policies)
+    for policy in policies or ():
+        name, status = policy["metadata"]["name"], policy.get("status") or {}
+        look = f"kubectl describe placementpolicy {name}"
+        bad = {c["type"]: c for c in status.get("conditions") or ()}
+        if (bad.get("Degraded") or {}).get("status") == "True":
+            yield fail(f"{name}: {bad['Degraded'].get('message')}", look)
+        elif (bad.get("Stale") or {}).get("status") == "True":
+            yield warn(
+                f"{name}: {bad['Stale'].get('message')}", "kubectl nodewise status, for the extender that is silent"
+            )
+        agreement = _share(status.get("agreement"))
+        if (
+            agreement is not None
+            and agreement < _LEAST_AGREEMENT
+            and (policy.get("spec") or {}).get("mode") == "Active"
+        ):
+            yield warn(
+                f"{name}: only {status['agreement']} of its pods were bound to the node that won",
+                "check the extender's weight and other score plugins in the scheduler's configuration",
+            )
+        decisions, fallbacks = int(status.get("decisions") or 0), int(status.get("fallbacks") or 0)
+        if decisions and fallbacks / decisions > _MOST_FALLBACKS:
+            yield warn(f"{name}: the rule had to decide {fallbacks} of {decisions} times", look)
+    if policies is not None and not policies:
+        yield ok("none: every pod of ours has the extenders' default mode")
+    elif policies:
+        yield ok(f"{len(policies)} looked at")
+
+
+CHECKS: dict[str, Check] = {
+    "installed": installed,
+    "versions": versions,
+    "crds": crds,
+    "rbac": rbac,
+    "operator": operator,
+    "scheduler config": scheduler_config,
+    "lease": lease,
+    "extender": extender,
+    "placement policies": placement_policies,
+    "opt-in": opt_in,
+    "dedicated nodes": dedicated_nodes,
+    "shared nodes": shared_nodes,
+    "stuck pods": stuck_pods,
+    "autoscalers": autoscalers,
+    "annotations": malformed,
+}
+
+
+def _minor(version: str) -> int | None:
+    """Of v1.36.3."""
+    parts = version.removeprefix("v").split(".")
+    return int(parts[1]) if len(parts) > 1 and parts[0] == "1" and parts[1].isdigit() else None
+
+
+def _established(crd: Mapping[str, Any]) -> bool:
+    conditions = (crd.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == "Established" and c.get("status") == "True" for c in conditions)
+
+
+def _schema(crd: Mapping[str, Any]) -> Any:
+    return {
+        version["name"]: (version.get("schema") or {}).get("openAPIV3Schema")
+        for version in (crd.get("spec") or {}).get("versions") or ()
+    }
+
+
+def _our_schemas() -> dict[str, Any]:
+    from nodewise_operator.resources import KINDS as RESOURCES
+    from nodewise_operator.resources.generate import crd
+
+    return {f"{kind.plural}.nodewise.dev": _schema(crd(kind)) for kind in RESOURCES}
+
+
+def _listed(rights: list[Right]) -> str:
+    said = [str(right) for right in rights]
+    return ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
+
+
+def _share(percent: str | None) -> float | None:
+    return float(percent.rstrip("%")) / 100 if percent else None

@@ -1,0 +1,289 @@
+"""The parts of Nodewise that run in a cluster: its pods, and what those say of themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nodewise.cli.kubectl.cluster import Cluster, Refused, collection
+from nodewise.core.annotations import PREFIX
+from nodewise.core.errors import UserError
+
+Json = dict[str, Any]
+
+PART_OF = "app.kubernetes.io/part-of=nodewise"
+COMPONENT = "app.kubernetes.io/component"
+OPERATOR, SCHEDULER = "operator", "scheduler"
+SYSTEM_NAMESPACE = "nodewise-system"
+SCHEDULER_NAME = "nodewise"
+OPT_IN, OPTED_IN = PREFIX + "scheduling", "enabled"
+"""Label of a namespace, and its value, that send the namespace's new pods to our scheduler."""
+DEDICATED = PREFIX + "dedicated"
+"""Label and taint of our nodes, unless the chart was told another key."""
+EXTENDER_PORT, OPERATOR_PORT = 8889, 8890
+LEASE_S = 15.0
+"""Of kube-scheduler, where its configuration does not say."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was found; lists are empty where nothing is installed."""
+
+    operators: list[Json] = field(default_factory=list)
+    schedulers: list[Json] = field(default_factory=list)
+    config: Json | None = None
+    """KubeSchedulerConfiguration of the schedulers; None if there is none, or it may not be read."""
+    config_refused: str = ""
+    """Why it could not be read."""
+
+    @property
+    def scheduler_name(self) -> str:
+        """Of the pods that are ours."""
+        profiles = (self.config or {}).get("profiles") or ()
+        for profile in profiles:
+            if profile.get("schedulerName"):
+                return str(profile["schedulerName"])
+        told = next((env(pod, "NODEWISE_SCHEDULER_NAME") for pod in self.schedulers), "")
+        return told or SCHEDULER_NAME
+
+    @property
+    def lease(self) -> tuple[str, str]:
+        """Namespace and name of the schedulers' Lease; empty if they elect nobody."""
+        election = (self.config or {}).get("leaderElection") or {}
+        if not election.get("leaderElect", True):
+            return "", ""
+        return str(election.get("resourceNamespace") or "kube-system"), str(
+            election.get("resourceName") or "kube-scheduler"
+        )
+
+    @property
+    def extenders(self) -> list[Json]:
+        """Those of the schedulers' pods that run."""
+        return [pod for pod in self.schedulers if phase(pod) == "Running"]
+
+    @property
+    def operator(self) -> Json | None:
+        """The one that is ready, else any that runs."""
+        running = [pod for pod in self.operators if phase(pod) == "Running"]
+        return next((pod for pod in running if is_ready(pod)), next(iter(running), None))
+
+
+async def find(cluster: Cluster) -> Parts:
+    """Look for the parts, in all namespaces if that is allowed and in `nodewise-system` if not."""
+    try:
+        pods = await cluster.pods(None, labelSelector=PART_OF)
+    except Refused as refused:
+        if refused.status != 403:
+            raise
+        pods = await cluster.pods(SYSTEM_NAMESPACE, labelSelector=PART_OF)
+    by = {name: [pod for pod in pods if labels(pod).get(COMPONENT) == name] for name in (OPERATOR, SCHEDULER)}
+    config, refused_why = None, ""
+    for pod in by[SCHEDULER]:
+        try:
+            config = await _config(cluster, pod)
+        except Refused as refused:
+            refused_why = str(refused)
+        if config:
+            break
+    return Parts(by[OPERATOR], by[SCHEDULER], config, refused_why)
+
+
+async def _config(cluster: Cluster, pod: Json) -> Json | None:
+    """The KubeSchedulerConfiguration among the ConfigMaps that a pod mounts."""
+    namespace = pod["metadata"]["namespace"]
+    for name in config_maps(pod):
+        what = f"get configmaps in namespace {namespace}"
+        held = await cluster.get(f"{collection('configmaps', namespace)}/{name}", what)
+        for text in (held.get("data") or {}).values():
+            made = read_config(text)
+            if made:
+                return made
+    return None
+
+
+def read_config(text: str) -> Json | None:
+    """A KubeSchedulerConfiguration; None for any other text."""
+    import yaml
+
+    try:
+        made = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return made if isinstance(made, dict) and made.get("kind") == "KubeSchedulerConfiguration" else None
+
+
+def config_maps(pod: Json) -> Iterator[str]:
+    """Names of the ConfigMaps that a pod mounts, the API server's certificate aside."""
+    for volume in pod["spec"].get("volumes") or ():
+        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        for source in sources:
+            name = (source.get("configMap") or {}).get("name")
+            if name and name != "kube-root-ca.crt":
+                yield str(name)
+
+
+def labels(thing: Json) -> dict[str, str]:
+    """Of an object; often there are none."""
+    return thing["metadata"].get("labels") or {}
+
+
+def full_name(thing: Json) -> str:
+    """namespace/name."""
+    return f"{thing['metadata'].get('namespace') or 'default'}/{thing['metadata']['name']}"
+
+
+def phase(pod: Json) -> str:
+    """Pending, Running, Succeeded, Failed."""
+    return str((pod.get("status") or {}).get("phase") or "Pending")
+
+
+def is_ready(pod: Json) -> bool:
+    """As the kubelet says."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+
+
+def is_stuck(pod: Json) -> bool:
+    """Waits for a scheduler."""
+    return phase(pod) == "Pending" and not pod["spec"].get("nodeName") and not pod["metadata"].get("deletionTimestamp")
+
+
+def containers(pod: Json) -> list[Json]:
+    """Of a pod, init containers (and so sidecars) included."""
+    return [*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]]
+
+
+def env(pod: Json, name: str) -> str:
+    """A variable as the pod's first container that has it sets it."""
+    for container in containers(pod):
+        for variable in container.get("env") or ():
+            if variable.get("name") == name:
+                return str(variable.get("value") or "")
+    return ""
+
+
+def image_of(pod: Json, word: str) -> str:
+    """The image whose repository ends in `word`; empty if no container has such a one."""
+    for container in containers(pod):
+        repository, _, _ = split_image(str(container.get("image") or ""))
+        if repository.endswith(word):
+            return str(container["image"])
+    return ""
+
+
+def split_image(image: str) -> tuple[str, str, str]:
+    """Repository, tag and digest; empty where it has none."""
+    rest, _, digest = image.partition("@")
+    slash = rest.rfind("/")
+    colon = rest.find(":", slash + 1)
+    return (rest, "", digest) if colon < 0 else (rest[:colon], rest[colon + 1 :], digest)
+
+
+def version_of(pod: Json) -> str:
+    """What the pod's label says."""
+    return labels(pod).get("app.kubernetes.io/version", "")
+
+
+def port_of(pod: Json, otherwise: int, variable: str) -> int:
+    """The port of probes of our program in the pod, as its variable says."""
+    told = env(pod, variable)
+    return int(told) if told.isdigit() else otherwise
+
+
+def extender_port(pod: Json) -> int:
+    """Where the pod's extender tells of itself."""
+    return port_of(pod, EXTENDER_PORT, "NODEWISE_ADMIN_PORT")
+
+
+def operator_port(pod: Json) -> int:
+    """Where the operator tells of itself and of what it recorded."""
+    return port_of(pod, OPERATOR_PORT, "NODEWISE_OPERATOR_PORT")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who leads the schedulers."""
+
+    name: str
+    """Empty if nobody does."""
+    age_s: float
+    """Since it was renewed, by the API server's clock."""
+    lasts_s: float
+
+    @property
+    def held(self) -> bool:
+        """Somebody has renewed it lately; the double leaves room for clocks that differ."""
+        return bool(self.name) and self.age_s < 2 * self.lasts_s
+
+
+async def lease_holder(cluster: Cluster, parts: Parts) -> Holder | None:
+    """Who holds the schedulers' Lease; None if they have none. Raises Refused."""
+    from nodewise.core.units import epoch_s
+
+    namespace, name = parts.lease
+    if not name or not parts.schedulers:
+        return None
+    path = f"{collection('leases', namespace, 'coordination.k8s.io/v1')}/{name}"
+    try:
+        spec = (await cluster.get(path, f"get leases in namespace {namespace}")).get("spec") or {}
+    except Refused as refused:
+        if refused.status == 404:
+            return Holder("", math.inf, LEASE_S)
+        raise
+    renewed = spec.get("renewTime")
+    age_s = cluster.now_s - epoch_s(str(renewed)) if renewed else math.inf
+    return Holder(str(spec.get("holderIdentity") or ""), age_s, float(spec.get("leaseDurationSeconds") or LEASE_S))
+
+
+async def ask_json(cluster: Cluster, pod: Json, port: int, path: str, **query: str) -> tuple[int, Json]:
+    """Status and JSON that a part answers. Raises UserError if it does not answer so."""
+    reply = await cluster.proxied(pod, port, path, query)
+    try:
+        told = json.loads(reply.body)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise UserError(f"what answers on port {port} of pod {full_name(pod)} (HTTP {reply.status}) is no part of ours")
+    return reply.status, told
+
+
+async def metrics(cluster: Cluster, pod: Json, port: int) -> dict[str, float]:
+    """Prometheus text of a part, by name with labels as they are written."""
+    reply = await cluster.proxied(pod, port, "/metrics")
+    if reply.status != 200:
+        raise UserError(f"pod {full_name(pod)} has no metrics on port {port} (HTTP {reply.status})")
+    return read_metrics(reply.body.decode(errors="replace"))
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """Samples of Prometheus text by name and labels."""
+    made: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            try:
+                made[name] = float(value)
+            except ValueError:
+                continue
+    return made
+
+
+def total(samples: dict[str, float], name: str) -> float:
+    """The sum of a metric over its labels."""
+    return sum(value for key, value in samples.items() if key == name or key.startswith(name + "{"))
+
+
+def operator_of(parts: Parts) -> Json:
+    """The operator to ask. Raises UserError if none runs."""
+    if parts.operator is None:
+        why = "it does not run" if parts.operators else f"no pod has the labels {PART_OF} and {COMPONENT}={OPERATOR}"
+        raise UserError(f"there is no operator to ask ({why}): install Nodewise, or look at `kubectl nodewise status`")
+    return parts.operator
+
+
+def namespaces_opted_in(namespaces: Sequence[Json]) -> list[str]:
+    """Names of those whose label sends new pods to us."""
+    return sorted(n["metadata"]["name"] for n in namespaces if labels(n).get(OPT_IN) == OPTED_IN)

@@ -1,0 +1,180 @@
+"""The plugin's command line against scripted API servers: what is found, what is missing, what is not allowed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodewise.cli.kubectl import advise
+from nodewise.cli.kubectl import main as plugin
+from nodewise.cli.kubectl.cluster import Cluster
+
+from .kubectl_objects import Json, Scripted, pending, run_plugin, status
+from .test_kubectl_doctor import OPERATOR, SCHEDULER
+
+SYSTEM = "/api/v1/namespaces/nodewise-system/pods"
+DECISION = {
+    "pod": "a", "namespace": "team", "winner": "n1", "bound": "n1", "policy": "economic", "words": "a goes to n1.",
+    "candidates": [{"node": "n1", "score": -0.5, "believed_cents": 0.5, "cents": {}}],
+}  # fmt: skip
+RECORDED = {
+    "uid": "u", "fate": "succeeded", "reason": "", "node": "n1", "created_s": 100.0, "bound_s": 101.5,
+    "started_s": 102.0, "finished_s": 112.0, "cents": 0.25, "late": True,
+    "decisions": [{"policy": "economic", "winner": "n2"}],
+}  # fmt: skip
+PROFILES = [
+    {
+        "metadata": {"name": "slow"}, "spec": {"nodeClass": "old"},
+        "status": {"nodes": 3, "overall": {"speed": 0.5, "lower": 0.4, "upper": 0.6}, "referenceClass": "new",
+                   "price": {"usdPerHour": 0.1}, "power": {"idleWatts": 50, "peakWatts": 250}, "sampleCount": 1200},
+    },
+    {"metadata": {"name": "fast"}, "spec": {"nodeClass": "new"}, "status": {"overall": {"speed": 1.0}}},
+    {"metadata": {"name": "unknown"}, "spec": {"nodeClass": "gpu", "priceUsdPerHour": 3.0}},
+]  # fmt: skip
+
+
+class Api:
+    """Two extenders and an operator behind pod proxies; `changes` replaces answers by path."""
+
+    def __init__(self, **changes: tuple[int, Json]) -> None:
+        self.changes = changes
+
+    def __call__(self, _method: str, path: str, query: dict[str, str], _body: Any) -> tuple[int, Json]:
+        second = copy.deepcopy(SCHEDULER)
+        second["metadata"]["name"] = "scheduler-1"
+        answers: dict[str, Json] = {
+            "/api/v1/pods": {"items": [OPERATOR, SCHEDULER, second] if "labelSelector" in query else [pending("w")]},
+            "/api/v1/namespaces": {
+                "items": [{"metadata": {"name": "team", "labels": {"nodewise.dev/scheduling": "enabled"}}}]
+            },
+            "/apis/nodewise.dev/v1alpha1/nodeprofiles": {"items": PROFILES},
+            f"{SYSTEM}/scheduler-0:8889/proxy/explain/team/a": DECISION | {"time_s": 5.0},
+            f"{SYSTEM}/scheduler-1:8889/proxy/explain/team/a": DECISION | {"time_s": 9.0, "words": "newer"},
+            f"{SYSTEM}/operator-0:8890/proxy/pods": {"pods": [RECORDED]},
+            **{f"{SYSTEM}/{name}/proxy/readyz": {"status": "ok"}
+               for name in ("scheduler-0:8889", "scheduler-1:8889", "operator-0:8890")},
+        }  # fmt: skip
+        for ending, answer in self.changes.items():
+            if path.endswith(ending):
+                return answer
+        return (200, answers[path]) if path in answers else status(404, "NotFound")
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    def run(api: Api, *words: str) -> tuple[int, str, str]:
+        with Scripted(api) as server:
+            kubeconfig = ("--kubeconfig", str(server.kubeconfig(tmp_path, "team")))
+            return run_plugin(monkeypatch, capsys, *words, *kubeconfig)
+
+    return run
+
+
+def test_explain_asks_every_extender_and_takes_the_newest_decision(cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cli(Api(), "explain", "a", "-o", "json")
+    told = json.loads(out)
+    assert (code, told["decision"]["words"], told["decision"]["extender"]) == (
+        0,
+        "newer",
+        "nodewise-system/scheduler-1",
+    )
+    assert (told["rows"], told["namespace"], told["now"]) == ([RECORDED], "team", None)
+    _, out, _ = cli(Api(), "explain", "a")
+    for word in ("newer", "succeeded", "1.500", "10.00", "missed"):
+        assert word in out
+
+
+def test_explain_tells_what_is_recorded_when_no_extender_remembers(cli: Callable[..., tuple[int, str, str]]) -> None:
+    forgotten = (404, {"error": "nothing is known of it"})
+    down = status(503, "ServiceUnavailable", "no endpoints")
+    _, out, _ = cli(
+        Api(**{"0:8889/proxy/explain/team/a": forgotten, "1:8889/proxy/explain/team/a": down}), "explain", "a"
+    )
+    assert "No extender remembers a decision on team/a" in out
+    assert "economic would have chosen n2, not n1." in out
+    assert "extender nodewise-system/scheduler-1 was not asked" in out
+    changes = {"0:8889/proxy/explain/team/a": forgotten, "1:8889/proxy/explain/team/a": forgotten}
+    code, _, err = cli(Api(**changes, **{"proxy/pods": (200, {"pods": []})}), "explain", "a")
+    assert (code, "nothing is known of pod team/a" in err) == (2, True)
+    assert "write POD or NAMESPACE/POD" in cli(Api(), "explain", "a/b/c")[2]
+
+
+def test_profiles_read_well_and_the_fastest_class_is_first(cli: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = cli(Api(), "profiles")
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[0] for line in lines[2:5]] == ["new", "old", "gpu"]
+    assert " ".join(lines[3]).replace("│ ", "") == "old 3 0.50 0.40–0.60 1,200 0.10 50.00–250.0"
+    assert "Speeds are relative to new" in out
+    code, _, err = cli(Api(nodeprofiles=status(404, "NotFound")), "profiles")
+    assert (code, err.strip()) == (
+        2, "kubectl-nodewise: there are no NodeProfiles in this cluster: install Nodewise, with its CRDs",
+    )  # fmt: skip
+
+
+def test_status_tells_what_it_may_not_read_and_goes_on(cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cli(Api(**{"v1/namespaces": status(403, "Forbidden")}), "status", "-o", "json")
+    told = json.loads(out)
+    assert (code, [row["says"] for row in told["rows"]]) == (0, ["ok", "ok", "ok"])
+    assert "you may not list namespaces: ask for that right" in told["unknown"]
+    assert told["namespaces"] == [{"namespace": "team", "opted_in": False, "bound": 0, "pending": 1, "over": 0}]
+    assert told["placement_policies"] == []
+    _, out, _ = cli(Api(), "status")
+    assert all(word in out for word in ("operator-0", "Nobody leads", "team", "NodeProfiles: 3"))
+
+
+def test_advise_without_the_simulator_is_one_clear_sentence(
+    cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advise, "find_spec", lambda name: None if name == "numba" else name)
+    code, _, err = cli(Api(), "advise")
+    assert code == 2
+    assert "needs the simulator (numba is missing): run pip install '.[simulator]'" in err
+
+
+def test_an_operator_that_has_recorded_nothing_is_told(cli: Callable[..., tuple[int, str, str]]) -> None:
+    nothing = (503, {"error": "the store has seen no node yet"})
+    code, _, err = cli(Api(**{"proxy/snapshot": nothing}), "advise")
+    assert (code, "seen no node yet" in err) == (2, True)
+    code, _, err = cli(Api(**{"v1/pods": (200, {"items": []})}), "advise")
+    assert (code, "there is no operator to ask" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["status", "doctor", "profiles", "release", "advise"])
+def test_a_cluster_that_does_not_answer_is_told_with_status_2(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with Scripted(Api()) as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+    code, _, err = run_plugin(monkeypatch, capsys, command, "--kubeconfig", str(kubeconfig))
+    assert (code, "the API server does not answer" in err) == (2, True)
+
+
+def test_the_namespace_is_that_of_the_context_unless_it_is_named(tmp_path: Path) -> None:
+    with Scripted(Api()) as server:
+        kubeconfig = server.kubeconfig(tmp_path)
+        for context, named, namespace in ((None, "", "default"), ("other", "", "elsewhere"), ("other", "x", "x")):
+            with Cluster(kubeconfig, context, named) as cluster:
+                assert cluster.namespace == namespace
+
+
+def test_words_are_completed_as_kubectl_wants_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("_KUBECTL_NODEWISE_COMPLETE", "_TYPER_COMPLETE_FISH_ACTION", "_TYPER_COMPLETE_ARGS"):
+        monkeypatch.setenv(name, "")  # so that they go afterwards
+    for words, first, directive in (
+        (("re",), "release\t", ":4"), (("status", "--output", ""), "table", ":4"), (("explain", "it's "), "", ":0"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["kubectl_complete-nodewise", *words])
+        plugin.complete()
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[-1] == directive
+        assert lines[0].startswith(first)
