@@ -78,9 +78,7 @@ class Plane:
     def add_hosts(self, *, taints: Iterable[Json] = ()) -> None:
         """The nodes whose pods are processes."""
         size: Json = {"cpu_milli": 64_000, "memory_bytes": 256 * GIB}
-        self.control.create_nodes(
-            node(name, zone=f"zone-{name}", labels={HOST_LABEL: "true"}, taints=taints, **size) for name in HOSTS
-        )
+        self.control.create_nodes(node(name, labels={HOST_LABEL: "true"}, taints=taints, **size) for name in HOSTS)
 
     def start_default_scheduler(self, extender_url: str | None = None) -> None:
         """The stock one, for every pod that does not ask for another; or one that asks an extender."""

@@ -134,8 +134,7 @@ def test_the_chart_before_this_one_installs_in_advise_mode_and_the_default_sched
     plane.helm("install", "nodewise", before, "-n", NAMESPACE, "-f", values(plane, "advise", ADVISE), *WAIT)
     assert len(plane.ready(NAMESPACE, "operator")) == 1
     assert not plane.ready(NAMESPACE, "scheduler")
-    # By the rule: the learned policy that is built in never saw an owner with several pods, and leaves them to it.
-    spec = {"mode": "Active", "namespaces": ["batch"], "policy": "economic"}
+    spec = {"mode": "Active", "namespaces": ["batch"]}
     policy = {"apiVersion": "nodewise.dev/v1alpha1", "kind": "PlacementPolicy", "metadata": {"name": "batch"}}
     plane.call("POST", POLICY.rpartition("/")[0], {**policy, "spec": spec})
     plane.call("PATCH", "/api/v1/namespaces/batch", {"metadata": {"labels": OPTED_IN}}, "application/merge-patch+json")
@@ -274,8 +273,8 @@ def test_after_uninstall_new_pods_go_to_the_default_scheduler_and_release_frees_
     plane.wait(lambda: len(waiting(plane, "nodewise")) == 50, 20, "50 pods that name us")
 
     plane.helm("uninstall", "nodewise", "-n", NAMESPACE, *WAIT)
-    # helm deletes the admission policy last, and the API server goes by it for up to a second more: until then pods
-    # are given to a scheduler that is no more. `release` takes them with the others.
+    # The binding of the admission policy goes first, and the API server goes by it for up to a second more: until then
+    # pods may be given to a scheduler that is no more. `release` takes them with the others.
     for k in itertools.count():
         (made,) = plane.control.create_pods([pod(f"new-{k}", **small)])
         if made["spec"]["schedulerName"] == "default-scheduler":

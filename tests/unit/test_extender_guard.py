@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,9 @@ def api() -> Iterator[FakeApi]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_stopped_server_is_killed_and_replaced_and_none_outlives_the_guard(api: FakeApi, tmp_path: Path) -> None:
+def test_a_stopped_server_is_killed_and_replaced_each_time_later_and_none_outlives_the_guard(
+    api: FakeApi, tmp_path: Path
+) -> None:
     port, admin_port = free_ports(2)
     kubeconfig = api.kubeconfig(tmp_path / "kubeconfig")
     guard = start(port=port, admin_port=admin_port, kubeconfig=kubeconfig)
@@ -79,12 +82,18 @@ def test_a_stopped_server_is_killed_and_replaced_and_none_outlives_the_guard(api
         until(lambda: ready(admin_port))
         (second,) = children(guard.pid)
         assert second != first
+        time.sleep(0.3)
+        os.kill(second, signal.SIGSTOP)
+        until(lambda: children(guard.pid) not in ([second], []))
+        until(lambda: ready(admin_port))
+        (third,) = children(guard.pid)
         guard.kill()  # without a chance to say anything
         guard.wait(LIMIT_S)
-        until(lambda: not Path(f"/proc/{second}").exists() or "Z" in Path(f"/proc/{second}/stat").read_text())
+        until(lambda: not Path(f"/proc/{third}").exists() or "Z" in Path(f"/proc/{third}/stat").read_text())
     finally:
         guard.kill()
-        guard.communicate()
+        said = guard.communicate()[1].decode()
+    assert re.findall(r"silent for (\S+) s: killed", said) == ["0.7", "1.4"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -28,6 +28,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _STARTING, _READY, _REFUSED = b"s", b"r", b"!"  # as in server.py, which is not imported: this process stays small
 _AGAIN = "again"  # likewise: one before it has served, so it must too, with a stand-in if need be
 _SHORT_LIFE_S = 10.0
+_STEADY_S = 60.0
+_MOST_PATIENCE = 8.0
 _BACK_OFF_S = (0.1, 10.0)
 _GOODBYE_S = 8.0
 
@@ -60,6 +62,7 @@ class _Guard:
         self._child: _Child | None = None
         self._stopping = False
         self._short_lives = 0
+        self._patience = 1.0  # times the silence that is borne
         self._served = False
 
     def run(self) -> int:
@@ -113,7 +116,8 @@ class _Guard:
         """Return when the child is dead or as good as dead, with the last thing it said."""
         said = b""
         while True:
-            silence_s = self._settings.silence_s if child.ready else self._settings.startup_silence_s
+            ready_s = self._settings.silence_s * self._patience
+            silence_s = ready_s if child.ready else max(ready_s, self._settings.startup_silence_s)
             if self._stopping:
                 silence_s = _GOODBYE_S
             asked_s = time.monotonic()
@@ -122,6 +126,7 @@ class _Guard:
                     continue  # we were stopped ourselves, and so probably was the child: ask again
                 child.process.kill()  # works on a stopped process too
                 log.error("the extender was silent for %g s: killed", silence_s)
+                self._bear_more(time.monotonic() - child.started_s)
                 return b""
             heard = os.read(child.pipe, 4096)
             if not heard:
@@ -129,6 +134,10 @@ class _Guard:
             said = said + heard if said.startswith(_REFUSED) else heard
             child.ready = child.ready or _READY in heard
             self._served = self._served or heard[:1] in (_STARTING, _READY)
+
+    def _bear_more(self, lived_s: float) -> None:
+        """One that is killed soon again waits for its turn on a starved machine, which would else never be served."""
+        self._patience = 2.0 if lived_s > _STEADY_S else min(2.0 * self._patience, _MOST_PATIENCE)
 
     def _bury(self, child: _Child) -> int:
         """Make sure that it is dead; its exit status, negative for a signal."""

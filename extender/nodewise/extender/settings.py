@@ -96,7 +96,12 @@ class ExtenderSettings(BaseSettings):
     )
     guard: bool = Field(True, description="Watch the server from a parent process that kills and restarts a hung one.")
     heartbeat_s: float = Field(0.1, gt=0, description="Time between the server's signs of life to the guard.")
-    silence_s: float = Field(0.7, gt=0, description="The guard kills a server that is silent for longer than this.")
+    silence_s: float = Field(
+        0.7,
+        gt=0,
+        description="The guard kills a server that is silent for longer than this. It bears twice as much after each "
+        "such kill within a minute of a start, at most eight times.",
+    )
     startup_silence_s: float = Field(
         30.0,
         gt=0,

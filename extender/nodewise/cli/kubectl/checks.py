@@ -164,8 +164,10 @@ def placement_policies(facts: Facts) -> Iterator[Finding]:
         name, status = policy["metadata"]["name"], policy.get("status") or {}
         look = f"kubectl describe placementpolicy {name}"
         bad = {c["type"]: c for c in status.get("conditions") or ()}
-        if (bad.get("Degraded") or {}).get("status") == "True":
-            yield fail(f"{name}: {bad['Degraded'].get('message')}", look)
+        degraded = bad.get("Degraded") or {}
+        if degraded.get("status") == "True":
+            judged = warn if degraded.get("reason") == "Fallbacks" else fail  # a rule that decides is no failure
+            yield judged(f"{name}: {degraded.get('message')}", look)
         elif (bad.get("Stale") or {}).get("status") == "True":
             yield warn(
                 f"{name}: {bad['Stale'].get('message')}", "kubectl nodewise status, for the extender that is silent"
