@@ -1,6 +1,7 @@
 """What the port of probes tells of the store: one pod's fate and decisions, and the whole as a snapshot.
 
-Every look runs in a thread of its own, in read transactions: neither the probes nor the intake wait for it.
+Every look runs in a thread of its own, in read transactions: neither the probes nor the intake wait for it. Who can
+reach the port may look; so that nobody can keep the process busy, few looks are taken at once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ import logging
 from collections.abc import Callable, Iterator
 from itertools import chain
 from math import isnan
+from threading import BoundedSemaphore
 from typing import Any
+from weakref import finalize
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -30,10 +33,14 @@ _KEPT = (
 )  # fmt: skip
 MOST_PODS, MOST_DECISIONS, MOST_CANDIDATES = 20, 20, 10
 """Told of one name: pods, decisions on each, and candidates of each, the newest and best of them."""
+AT_ONCE = 2
+"""Looks; more are told to come again (429)."""
+_BUSY = f"{AT_ONCE} others are looking already: try again"
 
 
 def add_recorded(app: FastAPI, store: Callable[[], Store | None]) -> None:
     """Add /pods and /snapshot; `store` gives None while the replica stands by."""
+    free = BoundedSemaphore(AT_ONCE)
 
     @app.get("/pods")
     def pods(namespace: str, name: str = "", uid: str = "") -> Response:
@@ -43,10 +50,14 @@ def add_recorded(app: FastAPI, store: Callable[[], Store | None]) -> None:
             return _no("standing by: another replica works")
         if not name and not uid:
             return _no("tell the name or the uid of a pod", 422)
+        if not free.acquire(blocking=False):
+            return _no(_BUSY, 429)
         try:
             return _json({"pods": told(held, namespace, name, uid)})
         except UserError as error:
             return _no(str(error))
+        finally:
+            free.release()
 
     @app.get("/snapshot")
     def snapshot(request: Request) -> Response:
@@ -54,7 +65,10 @@ def add_recorded(app: FastAPI, store: Callable[[], Store | None]) -> None:
         held = store()
         if held is None:
             return _no("standing by: another replica works")
+        if not free.acquire(blocking=False):
+            return _no(_BUSY, 429)
         parts = pieces(held)
+        finalize(parts, free.release)  # when it has been read, or will be read by nobody
         try:
             whole = chain((next(parts),), _logged(parts))
         except UserError as error:

@@ -1,20 +1,24 @@
 """A bridge of this machine, and a network namespace with an address of its own on it for each pod."""
 
+import fcntl
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 NAMESPACES = Path("/run/netns")
+PREFIX = "ndws"  # of every interface and namespace here; nobody else's begins so
 
 
 def available() -> str:
     """Why pods cannot be run as processes here; empty where they can."""
     if os.geteuid() != 0:
         return "network and mount namespaces need root"
-    probe = "ip link add nwprobe type bridge && ip link del nwprobe && unshare -m -n true && command -v nsenter setpriv"
+    name = f"{PREFIX}{os.getpid()}p"
+    probe = f"ip link add {name} type bridge && ip link del {name} && unshare -m -n true && command -v nsenter setpriv"
     tried = subprocess.run(["sh", "-c", probe], capture_output=True, text=True)
     return "" if tried.returncode == 0 else f"no network and mount namespaces: {tried.stderr.strip() or 'no setpriv'}"
 
@@ -26,9 +30,14 @@ class Bridge:
     """Where pods reach this machine."""
 
     def __enter__(self) -> Self:
+        with (Path(tempfile.gettempdir()) / f"{PREFIX}.lock").open("w") as lock:  # two may look for a free one at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return self._enter()
+
+    def _enter(self) -> Self:
         _sweep()
         self._made: dict[str, int] = {}  # last byte of the address by namespace
-        self.name = f"nw{os.getpid()}"
+        self.name = f"{PREFIX}{os.getpid()}"
         taken = json.loads(_ip("-j", "addr"))
         used = {a["local"].rpartition(".")[0] for link in taken for a in link["addr_info"] if a["family"] == "inet"}
         self._prefix = next(p for x in range(256) if (p := f"10.77.{x}") not in used)
@@ -80,6 +89,6 @@ def _sweep() -> None:
     links = [link["ifname"] for link in json.loads(_ip("-j", "link"))]
     namespaces = [each.name for each in NAMESPACES.iterdir()] if NAMESPACES.is_dir() else []
     for name in (*links, *namespaces):
-        owner = name.removeprefix("nw").partition("-")[0]
-        if name.startswith("nw") and owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+        owner = name.removeprefix(PREFIX).partition("-")[0]
+        if name.startswith(PREFIX) and owner.isdecimal() and not Path(f"/proc/{owner}").exists():
             subprocess.run(["ip", *(("link",) if name in links else ("netns",)), "del", name], capture_output=True)

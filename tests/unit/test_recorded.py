@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import pytest
 from fastapi import FastAPI
 
 from nodewise.kube.snapshot import Snapshot
+from nodewise_operator import recorded
 from nodewise_operator import snapshot as snapshots
 from nodewise_operator.app import _uvicorn
-from nodewise_operator.recorded import MOST_DECISIONS, add_recorded
+from nodewise_operator.recorded import AT_ONCE, MOST_DECISIONS, add_recorded
 from nodewise_operator.store import Batch, Fate, NodeRow, Store
 
 from .stored import decision_row, pod_row
@@ -111,3 +113,30 @@ async def test_a_replica_that_stands_by_says_so() -> None:
     async with asking(None) as session:
         for path in ("/snapshot", "/pods?namespace=a&name=b"):
             assert await asked(session, path) == (503, {"error": "standing by: another replica works"})
+
+
+async def test_few_look_at_once_and_whoever_went_away_leaves_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = threading.Event()
+
+    def slow(held: Store) -> Iterator[bytes]:
+        yield b"{"
+        going.wait()
+        yield from snapshots.pieces(held)
+
+    monkeypatch.setattr(recorded, "pieces", slow)
+    async with asking(store) as session:
+        held = [await session.get("/snapshot") for _ in range(AT_ONCE)]
+        for path in ("/snapshot", "/pods?namespace=default&name=a"):
+            async with session.get(path) as reply:
+                assert reply.status == 429
+        held[0].close()
+        going.set()
+        await held[1].read()
+        for _ in range(200):
+            async with session.get("/pods?namespace=default&name=a") as reply:
+                if reply.status == 200:
+                    return
+            await asyncio.sleep(0.05)
+        pytest.fail("no room was left")
