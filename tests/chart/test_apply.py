@@ -147,6 +147,7 @@ def test_a_release_grows_shrinks_goes_and_comes_back_and_what_is_worth_it_outliv
     assert "kubectl taint" not in notes
     notes = installed("upgrade", FEATURES["advise"])
     assert "WARNING: this upgrade takes the scheduler away" in notes
+    assert "  kubectl nodewise release -A --remove-label --scheduler-name nodewise\n" in notes
     assert not installed.exists(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/nodewise-scheduler")
     assert not installed.exists("/apis/rbac.authorization.k8s.io/v1/clusterroles/nodewise-extender")
 
@@ -156,6 +157,31 @@ def test_a_release_grows_shrinks_goes_and_comes_back_and_what_is_worth_it_outliv
     assert installed.plane.call("GET", f"{NodeProfile.path()}/m6i")["spec"] == profile["spec"]
     installed("install", FEATURES["advise"])
     assert installed.plane.call("GET", f"{NodeProfile.path()}/m6i")["spec"] == profile["spec"]
+
+
+def test_a_second_release_cannot_opt_in_by_the_same_label(installed: Installed) -> None:
+    installed("install", {"scheduling": {"enabled": True}})
+
+    def second(opt_in: bool) -> subprocess.CompletedProcess[str]:
+        values = {
+            "scheduling": {"enabled": True, "schedulerName": "second"},
+            "admission": {"optIn": {"enabled": opt_in}},
+            "monitoring": {"prometheusRule": {"enabled": True}},
+            "crds": {"install": False},
+        }
+        words = ("install", "second", CHART, "--namespace", NAMESPACE, "--dry-run=server")
+        return installed.helm.run(*words, *installed.helm.values(values))
+
+    refused = second(True)
+    assert refused.returncode == 1
+    assert f"release {NAMESPACE}/{RELEASE} opts namespaces in by the same label already" in refused.stderr
+    taken = second(False)
+    assert taken.returncode == 0, taken.stderr
+    assert "NOTE: without monitoring.serviceMonitor.enabled nobody names the scrape jobs" in taken.stdout
+    again = installed(
+        "upgrade", {"scheduling": {"enabled": True, "schedulerName": "other", "dedicatedNodes": {"key": "k"}}}
+    )
+    assert "release -n NAMESPACE --remove-label --scheduler-name other --dedicated-key k\n" in again
 
 
 @pytest.mark.parametrize("name", ["advise", "scheduling"])

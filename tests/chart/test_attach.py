@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from nodewise import __version__
 from nodewise_simulator.controlplane import ControlPlane, ToyExtender, node, pod, scheduler_config, winner_only
 
-from .conftest import ROOT, Json
+from .conftest import ROOT, Json, Render
 
 ATTACH = ROOT / "manifests" / "attach"
 CONFIGS = ("scheduler.yaml", "scheduler-mtls.yaml")
@@ -153,6 +153,14 @@ def test_the_api_server_takes_the_extender_of_the_control_plane(plane: ControlPl
         if each["kind"] == "DaemonSet":
             (container,) = each["spec"]["template"]["spec"]["containers"]
             assert container["image"] == f"ghcr.io/nodewise/nodewise-extender:{__version__}"
+
+
+def test_what_is_attached_and_the_chart_can_be_there_together(render: Render) -> None:
+    of_all = {"ClusterRole", "ClusterRoleBinding"}
+    attached = [each for each in yaml.safe_load_all((ATTACH / "extender.yaml").read_text()) if each["kind"] in of_all]
+    charts = {each["metadata"]["name"] for each in render({"scheduling": {"enabled": True}}) if each["kind"] in of_all}
+    assert len(attached) == 2
+    assert not {each["metadata"]["name"] for each in attached} & charts
 
 
 @contextmanager

@@ -201,6 +201,27 @@ def test_the_alert_of_the_spool_goes_by_the_size_that_was_chosen(render: Render)
     assert "67108864" not in json.dumps(rule)
 
 
+def test_a_runbook_names_the_scheduler_and_the_nodes_of_the_release(render: Render) -> None:
+    scheduling = {"schedulerName": "placement", "dedicatedNodes": {"key": "example.org/ours"}}
+    (rule,) = made(render(ON | {"scheduling": scheduling}), "PrometheusRule").values()
+    told = {
+        each["alert"]: each["annotations"]["runbook"] for group in rule["spec"]["groups"] for each in group["rules"]
+    }
+    asked = "`kubectl nodewise release -A --remove-label --scheduler-name placement --dedicated-key example.org/ours`"
+    assert asked in told["NodewisePodsWithoutScheduler"]
+
+
+def test_a_runbook_finds_the_pods_of_a_release_of_another_name(render: Render) -> None:
+    objects = render({"scheduling": {"enabled": True}, "nameOverride": "other"})
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in made(objects, "Deployment").values()]
+    told = " ".join(rule["annotations"]["runbook"] for rule in alerts().values())
+    selectors = re.findall(r"-l (app\.kubernetes\.io/[^`]+)`", told)
+    assert len(selectors) == 3
+    for selector in selectors:
+        wanted = dict(pair.split("=") for pair in selector.split(","))
+        assert len([labels for labels in pods if wanted.items() <= labels.items()]) == 1, selector
+
+
 def test_a_service_monitor_finds_its_service_its_port_and_the_job_that_the_rules_ask_for(render: Render) -> None:
     flags = {"monitoring": {"serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prom"}}}}
     objects = render(flags | {"scheduling": {"enabled": True}, "nameOverride": "other"})
@@ -271,6 +292,23 @@ def test_our_pods_reach_names_the_api_server_and_the_operator_and_nothing_else(r
     operator = {"podSelector": policies["nodewise-operator"]["spec"]["podSelector"]}
     assert more == [{"to": [operator], "ports": [{"protocol": "TCP", "port": 8891}]}]
     assert policies["nodewise-operator"]["spec"]["egress"] == [names, api]
+
+
+def test_by_default_every_address_can_be_reached_on_the_ports_of_the_api_server_and_it_is_said(render: Render) -> None:
+    for policy in made(
+        render({"scheduling": {"enabled": True}, "networkPolicy": {"enabled": True}}), "NetworkPolicy"
+    ).values():
+        open_to_all = [rule for rule in policy["spec"]["egress"] if not rule.get("to")]
+        assert open_to_all == [{"ports": [{"protocol": "TCP", "port": port} for port in (443, 6443)]}]
+    assert "*every* address on ports 443 and 6443" in (CHART / "README.md").read_text()
+
+
+def test_nobody_who_answers_names_is_nobody_and_not_everybody(render: Render) -> None:
+    network = {"enabled": True, "dns": [], "apiServer": {"cidrs": ["192.0.2.1/32"]}}
+    for policy in made(render({"scheduling": {"enabled": True}, "networkPolicy": network}), "NetworkPolicy").values():
+        for rule in policy["spec"]["egress"]:
+            assert rule["to"]
+            assert 53 not in {port["port"] for port in rule["ports"]}
 
 
 def test_a_network_policy_that_would_cut_off_the_database_is_refused_in_one_line(helm: Helm) -> None:

@@ -13,7 +13,7 @@ from nodewise_operator.scheduler_lease import checked_lease
 from nodewise_operator.settings import OperatorSettings
 from nodewise_simulator.controlplane import scheduler_config
 
-from .conftest import FEATURES, MINORS, NAMESPACE, Render, find, pod_specs
+from .conftest import CHART, FEATURES, MINORS, NAMESPACE, Helm, Render, find, pod_specs
 from .documents import granted
 
 Json = dict[str, Any]
@@ -73,7 +73,8 @@ def test_the_schedulers_configuration_is_the_one_that_everything_was_measured_wi
     expected = scheduler_config("", "http://127.0.0.1:8888", scheduler_name="nodewise", timeout_ms=250)
     # Two replicas; and the API server of others is not to be flooded.
     lease = {"resourceName": "nodewise-scheduler", "resourceNamespace": NAMESPACE}
-    expected["leaderElection"] = {"leaderElect": True, **lease}
+    times = {"leaseDuration": "10s", "renewDeadline": "7s", "retryPeriod": "1s"}
+    expected["leaderElection"] = {"leaderElect": True, **times, **lease}
     expected["clientConnection"] = {"qps": 200, "burst": 400}
     if name == "scheduling-shared":
         expected |= {"podInitialBackoffSeconds": 1, "podMaxBackoffSeconds": 1}
@@ -251,6 +252,78 @@ def test_every_object_says_whose_it_is_and_lies_in_the_releases_namespace(name: 
             each["kind"] == "CustomResourceDefinition" and FEATURES[name].get("crds", {}).get("keep", True)
         )
         assert (meta.get("annotations", {}).get("helm.sh/resource-policy") == "keep") == keeps
+
+
+class _OnceEach(yaml.CSafeLoader):
+    """YAML in which no key may stand twice, as Kubernetes' strict decoding has it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), sorted(key for key in keys if keys.count(key) > 1)
+        return super().construct_mapping(node, deep)
+
+
+def test_labels_and_annotations_of_the_user_never_stand_beside_ours_and_ours_win(helm: Helm) -> None:
+    ours = {"nodewise.dev/config-sha256": "mine", "kubectl.kubernetes.io/default-container": "mine", "reviewed": "yes"}
+    labels = {"labels": {"team": "monitors", "grafana_dashboard": "mine", "app.kubernetes.io/part-of": "mine"}}
+    values = {
+        "commonLabels": {"team": "all", "nodewise.dev/metrics": "mine", "grafana_dashboard": "mine"},
+        "monitoring": {name: {"enabled": True, **labels} for name in ("serviceMonitor", "prometheusRule", "dashboard")},
+        "operator": {"podAnnotations": ours},
+        "scheduling": {"enabled": True, "podAnnotations": ours},
+    }
+    done = helm.template(values)
+    assert done.returncode == 0, done.stderr
+    objects = [each for each in yaml.load_all(done.stdout, _OnceEach) if each]
+    for ending, container in (("-operator", "operator"), ("-scheduler", "extender")):
+        told = find(objects, "Deployment", ending)["spec"]["template"]["metadata"]["annotations"]
+        assert told["kubectl.kubernetes.io/default-container"] == container
+        assert told["reviewed"] == "yes"
+        assert told.get("nodewise.dev/config-sha256") != ("mine" if container == "extender" else None)
+    assert find(objects, "ConfigMap", "-dashboard")["metadata"]["labels"]["grafana_dashboard"] == "1"
+    for kind, ending in (("PrometheusRule", ""), ("ServiceMonitor", "-operator"), ("ConfigMap", "-dashboard")):
+        told = find(objects, kind, ending)["metadata"]["labels"]
+        assert (told["team"], told["app.kubernetes.io/part-of"]) == ("monitors", "nodewise")
+    assert find(objects, "Service", "-operator-metrics")["metadata"]["labels"]["nodewise.dev/metrics"] == "operator"
+    assert find(objects, "ServiceAccount", "-operator")["metadata"]["labels"]["team"] == "all"
+
+
+def test_names_that_look_like_numbers_stay_names(render: Render, monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = {"tls": {"mode": "certManager", "certManager": {"issuerRef": {"name": "5"}}}}
+    scheduling = {"enabled": True, "schedulerName": "123", "priorityClassName": "7", "extender": {"policy": "1e3"}}
+    operator = {"priorityClassName": "8", "policy": "9", "store": {"storageClass": "6"}}
+    values = {"channel": channel, "scheduling": scheduling, "operator": operator, "nameOverride": "2"}
+    objects = render(values)
+    config = yaml.safe_load(find(objects, "ConfigMap", "-scheduler")["data"]["config.yaml"])
+    assert config["profiles"][0]["schedulerName"] == "123"
+    classes = {spec.get("priorityClassName") for spec in pod_specs(objects).values()}
+    assert classes == {"7", "8", None}  # the test's pod has none
+    for each in objects:
+        assert all(isinstance(value, str) for value in each["metadata"]["labels"].values())
+    assert find(objects, "PersistentVolumeClaim")["spec"]["storageClassName"] == "6"
+    assert find(objects, "Certificate")["spec"]["issuerRef"]["name"] == "5"
+    asks = settings(ExtenderSettings, container(objects, "-scheduler", "extender"), monkeypatch)
+    answers = settings(OperatorSettings, container(objects, "-operator", "operator"), monkeypatch)
+    assert (asks.scheduler_name, answers.scheduler_name) == ("123", "123")
+
+
+def test_a_releases_name_may_have_dots(helm: Helm) -> None:
+    text = helm("template", "my.rel", CHART, "--namespace", NAMESPACE, "--kube-version", "1.36.3")
+    services = [each["metadata"] for each in yaml.safe_load_all(text) if each and each["kind"] == "Service"]
+    assert [each["name"] for each in services] == ["my-rel-nodewise-operator"]
+    assert services[0]["labels"]["app.kubernetes.io/instance"] == "my.rel"
+
+
+def test_on_ipv6_alone_all_that_is_not_on_loopback_listens_there(
+    render: Render, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CHANNELS:
+        objects = render({**FEATURES[name], "listenAddress": "::"})
+        operator = settings(OperatorSettings, container(objects, "-operator", "operator"), monkeypatch)
+        extender = settings(ExtenderSettings, container(objects, "-scheduler", "extender"), monkeypatch)
+        assert (operator.host, operator.channel_host, extender.admin_host) == ("::", "::", "::")
+        assert extender.host == "127.0.0.1"
+        assert "0.0.0.0" not in str([each for each in objects if each["kind"] != "CustomResourceDefinition"])
 
 
 def test_definitions_can_be_left_to_somebody_else(render: Render) -> None:

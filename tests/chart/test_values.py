@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import CHART, FEATURES, Helm
+from .conftest import CHART, FEATURES, Helm, Render, pod_specs
 
 Json = dict[str, Any]
 ON: Json = {"enabled": True}
@@ -41,6 +41,26 @@ BAD: dict[str, tuple[Json, str]] = {
         {"operator": {"extraEnv": [{"name": "NODEWISE_OPERATOR_PORT", "value": "80"}]}},
         "operator.extraEnv sets NODEWISE_OPERATOR_PORT, which the chart sets itself: use the chart's value for it",
     ),
+    "a setting that the chart makes, as pydantic reads it too": (
+        {"operator": {"extraEnv": [{"name": "nodewise_operator_port", "value": "80"}]}},
+        "operator.extraEnv sets nodewise_operator_port, which the chart sets itself: use the chart's value for it",
+    ),
+    "a flag that would win over it": (
+        {"operator": {"extraArgs": ["--census-s=60", "--channel-host=::"]}},
+        "operator.extraArgs sets --channel-host, which the chart sets itself: use the chart's value for it",
+    ),
+    "a flag and its value apart": (
+        {"scheduling": {**ON, "extender": {"extraArgs": ["--admin-port", "80"]}}},
+        "scheduling.extender.extraArgs sets --admin-port, which the chart sets itself: use the chart's value for it",
+    ),
+    "a flag that says no": (
+        {"operator": {"extraArgs": ["--no-lease"]}},
+        "operator.extraArgs sets --lease, which the chart sets itself: use the chart's value for it",
+    ),
+    "an address of one machine": (
+        {"listenAddress": "10.0.0.1"},
+        "at '/listenAddress': value must be one of '0.0.0.0', '::'",
+    ),
     "an unknown TLS mode": (
         {"scheduling": ON, "channel": {"tls": {"mode": "selfSigned"}}},
         "at '/channel/tls/mode': value must be one of 'none', 'certManager', 'existingSecret'",
@@ -59,13 +79,6 @@ BAD: dict[str, tuple[Json, str]] = {
     "no issuer": (
         {"scheduling": ON, "channel": {"tls": {"mode": "certManager"}}},
         "channel.tls.mode is certManager and names no issuer: set channel.tls.certManager.issuerRef.name",
-    ),
-    "a channel without extenders": (
-        {"channel": FEATURES["scheduling-existing-secret"]["channel"]},
-        (
-            "channel.tls.mode is existingSecret and no extender would use the channel: set scheduling.enabled, or "
-            "leave the mode at none"
-        ),
     ),
     "no time to answer": (
         {"scheduling": {**ON, "httpTimeoutMs": 0}},
@@ -131,6 +144,34 @@ NO_VERSION = (
 def test_bad_values_are_refused_with_one_line(what: str, helm: Helm) -> None:
     values, expected = BAD[what]
     assert expected in refusal(helm, values)
+
+
+@pytest.mark.parametrize(("container", "where"), [("operator", "operator"), ("extender", "scheduling.extender")])
+def test_no_setting_that_the_chart_makes_with_whatever_values_can_be_made_twice(
+    container: str, where: str, helm: Helm, render: Render
+) -> None:
+    made = {
+        env["name"]
+        for values in FEATURES.values()
+        for spec in pod_specs(render(values)).values()
+        for of in spec["containers"]
+        if of["name"] == container
+        for env in of["env"]
+        if env["name"].startswith("NODEWISE_")
+    }
+    assert len(made) > 10
+    for name in sorted(made):
+        env: Json = {"extraEnv": [{"name": name, "value": "1"}]}
+        values = {"operator": env} if container == "operator" else {"scheduling": {"extender": env}}
+        assert refusal(helm, values).startswith(f"{where}.extraEnv sets {name}, which the chart sets itself")
+
+
+@pytest.mark.parametrize("name", [name for name in FEATURES if name.startswith("scheduling")])
+def test_scheduling_can_be_switched_off_by_one_value_whatever_else_is_set(name: str, helm: Helm) -> None:
+    done = helm.template(FEATURES[name], "1.36", "--set", "scheduling.enabled=false")
+    assert done.returncode == 0, done.stderr
+    assert "NODEWISE_OPERATOR_CHANNEL" not in done.stdout
+    assert "kind: Certificate\n" not in done.stdout
 
 
 @pytest.mark.parametrize(

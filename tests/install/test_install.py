@@ -37,7 +37,7 @@ LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/nodewise-sc
 POLICY = "/apis/nodewise.dev/v1alpha1/placementpolicies/batch"
 DEDICATED = "nodewise.dev/dedicated"
 OPTED_IN = {"nodewise.dev/scheduling": "enabled"}
-LEASE_S = 15.0
+LEADS_AGAIN_S = 15.0
 WAIT = ("--wait", "--timeout", "120s")
 KUBERNETES_ROLES = ("system:kube-scheduler", "system:volume-scheduler", "extension-apiserver-authentication-reader")
 """Kubernetes' own, which every kube-scheduler has."""
@@ -209,7 +209,7 @@ def test_when_the_leader_is_killed_the_other_binds_within_its_lease_and_no_pod_i
         before = plane.call("GET", LEASE)["spec"]
         began_s = time.monotonic()
         while leader(plane) != other:  # as often as it comes back: else it might be the one that takes over
-            assert time.monotonic() - began_s < 4 * LEASE_S, f"nobody took over\n{plane.runner.describe()}"
+            assert time.monotonic() - began_s < 4 * LEADS_AGAIN_S, f"nobody took over\n{plane.runner.describe()}"
             if plane.runner.runs(first, "scheduler"):
                 plane.runner.signal(first, "scheduler", signal.SIGKILL)
             time.sleep(0.2)
@@ -227,8 +227,7 @@ def test_when_the_leader_is_killed_the_other_binds_within_its_lease_and_no_pod_i
     print(f"the other led {taken_s:.1f} s after the last renewal; {len(pods)} pods, bound by {Counter(by.values())}")
     assert by.keys() == pods
     assert plane.runner.pods[other].pod_ip in by.values()
-    # It counts the lease from when it saw the last renewal, and looks every 2 to 4.4 s.
-    assert taken_s < LEASE_S + 2 * 4.4
+    assert taken_s < LEADS_AGAIN_S
     plane.wait(lambda: len(plane.ready(NAMESPACE, "scheduler")) == 2, 60, "the killed one is back")
 
 

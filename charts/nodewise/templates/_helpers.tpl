@@ -9,33 +9,40 @@
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
 {{- else }}
 {{- $name := include "nodewise.name" . }}
-{{- if contains $name .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- /* A release's name may have dots, a Service's may not. */}}
+{{- $release := .Release.Name | replace "." "-" }}
+{{- if contains $name $release }}
+{{- $release | trunc 40 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- printf "%s-%s" $release $name | trunc 40 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 {{- end }}
 
 {{/* What never changes in the life of a Deployment. Takes (dict "root" $ "component" "operator"). */}}
 {{- define "nodewise.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "nodewise.name" .root }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/name: {{ include "nodewise.name" .root | quote }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 {{- with .component }}
 app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Labels of every object. Takes (dict "root" $ "component" "operator"); an object of no component leaves it out. */}}
+{{/*
+Labels of every object, each key once. Takes (dict "root" $ "component" "operator" "ours" map "theirs" map); an object of
+no component, or without labels of its own, leaves them out. Ours win over the user's for this object, and these over
+commonLabels.
+*/}}
 {{- define "nodewise.labels" -}}
+{{- $base := include "nodewise.baseLabels" . | fromYaml -}}
+{{- merge $base (.ours | default dict) (.theirs | default dict) (.root.Values.commonLabels | default dict) | toYaml -}}
+{{- end }}
+{{- define "nodewise.baseLabels" -}}
 {{ include "nodewise.selectorLabels" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 app.kubernetes.io/part-of: nodewise
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
 {{/* An image's reference; a digest wins over the tag. Takes (dict "image" map "tag" what-is-used-without-one). */}}
@@ -101,6 +108,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* The name that the channel's certificate is for. */}}
 {{- define "nodewise.channel.host" -}}
 {{ include "nodewise.operator.fullname" . }}.{{ .Release.Namespace }}.svc
+{{- end }}
+
+{{/* Flags by which `kubectl nodewise release` finds pods of a scheduler that it cannot ask any more. */}}
+{{- define "nodewise.releaseFlags" -}}
+--scheduler-name {{ .Values.scheduling.schedulerName }}
+{{- if ne .Values.scheduling.dedicatedNodes.key "nodewise.dev/dedicated" }} --dedicated-key {{ .Values.scheduling.dedicatedNodes.key }}{{ end }}
 {{- end }}
 
 {{- define "nodewise.podSecurityContext" -}}
@@ -180,9 +193,13 @@ apiVersion: kubescheduler.config.k8s.io/v1
 kind: KubeSchedulerConfiguration
 leaderElection:
   leaderElect: true
+  # Another one looks every 1 to 2.2 s, and so leads at most 14.4 s after the last renewal.
+  leaseDuration: 10s
+  renewDeadline: 7s
+  retryPeriod: 1s
   # The Lease kube-system/kube-scheduler is the default scheduler's: with it we would never lead.
   resourceName: {{ include "nodewise.scheduler.leaseName" . }}
-  resourceNamespace: {{ .Release.Namespace }}
+  resourceNamespace: {{ .Release.Namespace | quote }}
 clientConnection:
   qps: {{ int $scheduling.clientQps }}
   burst: {{ int $scheduling.clientBurst }}
@@ -191,7 +208,7 @@ podInitialBackoffSeconds: 1
 podMaxBackoffSeconds: 1
 {{- end }}
 profiles:
-  - schedulerName: {{ $scheduling.schedulerName }}
+  - schedulerName: {{ $scheduling.schedulerName | quote }}
     plugins:
       score:
         # One point of what somebody wrote outvotes all ten of the extender's (10 x 10 x 150).
