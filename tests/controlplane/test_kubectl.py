@@ -364,6 +364,20 @@ def test_a_user_without_rights_is_told_so_and_nothing_crashes(cluster: Installed
     assert rows["crds"]["says"].startswith("you may not get customresourcedefinitions")
 
 
+def test_a_tenants_pod_with_our_labels_is_no_part_of_ours(cluster: Installed, joined: str, cli: Cli) -> None:
+    until(lambda: len(cluster.pods("scheduler")) == 2 and len(cluster.pods("operator")) == 1, "pods of the parts")
+    fake = bare(joined, "fake")
+    fake["metadata"]["labels"] = {"app.kubernetes.io/part-of": "nodewise", "app.kubernetes.io/component": "scheduler"}
+    cluster.plane.create_pods([fake])
+    refused = cli("nodewise", "release", "-n", joined, "--dry-run")
+    assert (refused.returncode, f"in the namespaces {joined}, {SYSTEM}" in refused.stderr) == (2, True), refused.stderr
+    status = told(cli("nodewise", "status", "--system-namespace", SYSTEM, "-o", "json"))
+    assert {row["pod"].split("/")[0] for row in status["rows"]} == {SYSTEM}
+    words = ("-n", joined, "--system-namespace", SYSTEM, "--remove-label", "--dry-run", "-o", "json")
+    (row,) = told(cli("nodewise", "release", *words))["rows"]
+    assert (row["pod"], row["took"]) == ("fake", "recreated")
+
+
 @pytest.fixture(scope="module")
 def served(cluster: Installed) -> Iterator[Installed]:
     """The same cluster with our programs at work, and four nodes that are ours."""

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from nodewise.cli.kubectl import advise
 from nodewise.cli.kubectl import main as plugin
-from nodewise.cli.kubectl.cluster import Cluster
+from nodewise.cli.kubectl.cluster import Cluster, object_path
+from nodewise_simulator import scenarios
+from nodewise_simulator.advise.check import record
 
 from .kubectl_objects import Json, Scripted, pending, run_plugin, status
 from .test_kubectl_doctor import OPERATOR, SCHEDULER
@@ -119,6 +122,64 @@ def test_profiles_read_well_and_the_fastest_class_is_first(cli: Callable[..., tu
     )  # fmt: skip
 
 
+def elsewhere(part: Json, namespace: str = "tenant") -> Json:
+    made = copy.deepcopy(part)
+    made["metadata"]["namespace"] = namespace
+    return made
+
+
+def test_pods_of_a_tenant_with_our_labels_are_not_taken_for_parts(cli: Callable[..., tuple[int, str, str]]) -> None:
+    fake = elsewhere(SCHEDULER)
+    fake["spec"]["containers"][1]["env"] = [{"name": "NODEWISE_SCHEDULER_NAME", "value": "volcano"}]
+
+    def api(*pods: Json) -> Api:
+        return Api(**{"/api/v1/pods": (200, {"items": [*pods]}), "nodewise-system/pods": (200, {"items": [OPERATOR]})})
+
+    for command in (("status",), ("doctor",), ("explain", "a"), ("advise",), ("release", "-A")):
+        code, out, err = cli(api(OPERATOR, fake), *command)
+        assert (code, "in the namespaces nodewise-system, tenant" in err, out) == (2, True, ""), command
+        assert "--system-namespace" in err
+    code, out, err = cli(api(OPERATOR, fake), "status", "-o", "json", "--system-namespace", "nodewise-system")
+    assert [row["pod"] for row in json.loads(out)["rows"]] == ["nodewise-system/operator-0"], err
+    code, out, err = cli(api(fake), "release", "-A", "--yes")
+    assert (code, out, "say --system-namespace tenant, so that nobody else's pods" in err) == (2, "", True)
+
+
+def test_whoever_may_list_only_his_own_pods_can_explain_and_release_them(
+    cli: Callable[..., tuple[int, str, str]],
+) -> None:
+    no = status(403, "Forbidden")
+    mine = pending("a")
+    api = Api(**{
+        "/api/v1/pods": no, "nodewise-system/pods": no, "team/pods/a": (200, mine), "team/pods": (200, {"items": []}),
+    })  # fmt: skip
+    code, out, _ = cli(api, "explain", "a", "-o", "json")
+    told = json.loads(out)
+    assert (code, told["now"]["ours"], told["decision"]) == (0, True, None)
+    assert "--system-namespace" in told["not_asked"][0]
+    code, out, err = cli(api, "release", "--yes")
+    assert (code, out.strip()) == (0, "No pod waits for nodewise in namespace team."), err
+    assert "or the scheduler with --scheduler-name" in err
+    code, _, err = cli(api, "status")
+    assert (code, "you may not list pods in namespace nodewise-system" in err, "--system-namespace" in err) == (
+        2, True, True,
+    )  # fmt: skip
+
+
+def test_what_the_api_server_says_is_printed_as_it_is(cli: Callable[..., tuple[int, str, str]]) -> None:
+    odd = copy.deepcopy(SCHEDULER)
+    odd["metadata"]["labels"]["app.kubernetes.io/version"] = "0.1 [/red] [bold]:boom:"
+    code, out, err = cli(Api(**{"/api/v1/pods": (200, {"items": [odd]})}), "status")
+    assert (code, "0.1 [/red] [bold]:boom:" in out) == (0, True), err
+
+
+def test_a_name_stays_one_part_of_a_path(cli: Callable[..., tuple[int, str, str]]) -> None:
+    for words in (("explain", ".."), ("explain", "./a"), ("explain", "a", "-n", "..")):
+        code, _, err = cli(Api(), *words)
+        assert (code, "is no name of an object in Kubernetes" in err) == (2, True), err
+    assert object_path("pods", "a?b/c", "..x") == "/api/v1/namespaces/..x/pods/a%3Fb%2Fc"
+
+
 def test_status_tells_what_it_may_not_read_and_goes_on(cli: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = cli(Api(**{"v1/namespaces": status(403, "Forbidden")}), "status", "-o", "json")
     told = json.loads(out)
@@ -126,7 +187,18 @@ def test_status_tells_what_it_may_not_read_and_goes_on(cli: Callable[..., tuple[
     assert "you may not list namespaces: ask for that right" in told["unknown"]
     assert told["namespaces"] == [{"namespace": "team", "opted_in": False, "bound": 0, "pending": 1, "over": 0}]
     assert told["placement_policies"] == []
-    _, out, _ = cli(Api(), "status")
+    assert "nothing here tells the schedulers' Lease, so nor who leads" in told["unknown"]
+    operator = copy.deepcopy(OPERATOR)
+    lease = {"name": "NODEWISE_OPERATOR_SCHEDULER_LEASE", "value": "nodewise-system/nodewise-scheduler"}
+    operator["spec"]["containers"][0]["env"] = [lease]
+
+    class Elected(Api):
+        def __call__(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Json]:
+            if path == "/api/v1/pods" and "labelSelector" in query:
+                return 200, {"items": [operator, SCHEDULER]}
+            return super().__call__(method, path, query, body)
+
+    _, out, _ = cli(Elected(), "status")
     assert all(word in out for word in ("operator-0", "Nobody leads", "team", "NodeProfiles: 3"))
 
 
@@ -137,6 +209,14 @@ def test_advise_without_the_simulator_is_one_clear_sentence(
     code, _, err = cli(Api(), "advise")
     assert code == 2
     assert "needs the simulator (numba is missing): run pip install '.[simulator]'" in err
+
+
+def test_advice_names_the_command_that_makes_it_again(cli: Callable[..., tuple[int, str, str]]) -> None:
+    recorded, _ = record(scenarios.make("hetero@load=0.8,pods=60,warm=30", 4))
+    api = Api(**{"proxy/snapshot": (200, json.loads(msgspec.json.encode(recorded)))})
+    code, out, err = cli(api, "advise", "--policy", "economic", "--draws", "3", "-o", "json")
+    assert code == 0, err
+    assert json.loads(out)["command"].startswith("kubectl nodewise advise --policy economic")
 
 
 def test_an_operator_that_has_recorded_nothing_is_told(cli: Callable[..., tuple[int, str, str]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nodewise.cli.kubectl import checks, dedicated
 from nodewise.cli.kubectl.checks import CHECKS, KINDS, _our_schemas, examined
 from nodewise.cli.kubectl.checks_scheduler import duration_s
 from nodewise.cli.kubectl.cluster import Refused
@@ -56,6 +57,7 @@ def crds() -> dict[str, Json | None]:
     for name, schemas in _our_schemas().items():
         versions = [{"name": version, "schema": {"openAPIV3Schema": schema}} for version, schema in schemas.items()]
         made[name] = {
+            "metadata": {"name": name},
             "spec": {"versions": versions},
             "status": {"conditions": [{"type": "Established", "status": "True"}]},
         }
@@ -154,7 +156,7 @@ AS_TOLD: dict[str, tuple[Json, str, str]] = {
         {"extenders": [Told(SCHEDULER, (200, {}), METRICS)]}, "warn", "the rule had to decide 6% of 100 times",
     ),
     "an old CRD": (
-        {"crds": crds() | {KINDS[0]: {"spec": {}, "status": ESTABLISHED}}},
+        {"crds": crds() | {KINDS[0]: {"metadata": {}, "spec": {}, "status": ESTABLISHED}}},
         "warn", f"of another version than this program: {KINDS[0]}",
     ),
     "no CRD": ({"crds": crds() | {KINDS[1]: None}}, "fail", f"not installed: {KINDS[1]}"),
@@ -201,6 +203,61 @@ def test_each_trouble_is_told_with_its_fix(case: str) -> None:
     assert told, findings
     assert told[0].verdict == verdict
     assert told[0].fix or verdict == "unknown"
+
+
+def test_an_old_crd_of_helm_is_left_to_helm() -> None:
+    old = {"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}, "spec": {}, "status": ESTABLISHED}
+    (told,) = found(replace(healthy(), crds=crds() | {KINDS[0]: old}))
+    assert (told.check, "helm upgrade" in told.fix, "kubectl" in told.fix) == ("crds", True, False)
+
+
+def test_without_a_scheduler_a_label_is_trouble_only_where_a_policy_acts_on_it() -> None:
+    advises: Json = {"parts": Parts([OPERATOR], []), "extenders": [], "opt_in": []}
+    (told,) = [f for f in found(replace(healthy(), **advises)) if f.check == "opt-in"]
+    assert (told.verdict, "the label does nothing" in told.says) == ("warn", True)
+
+
+def test_versions_are_those_of_labels_images_and_this_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = part("scheduler", "s", "registry.k8s.io/kube-scheduler:v1.36.3", "x/nodewise-extender:v0.2.0")
+    (told,) = found(replace(healthy(), parts=Parts([OPERATOR], [newer], config())))
+    assert told.says == "parts of several versions run: 0.1.0, 0.2.0"
+    monkeypatch.setattr(checks, "__version__", "0.3.0")
+    (told,) = found(healthy())
+    assert told.says == "this program is of version 0.3.0, and what runs here of 0.1.0"
+
+
+def admission(scheduler: str, key: str = "") -> Json:
+    """A policy as charts/nodewise/templates/admission/opt-in.yaml renders it; without a key, of shared nodes."""
+    patch = f'[JSONPatch{{op: "add", path: "/spec/schedulerName", value: "{scheduler}"}}]'
+    if key:
+        patch += f"""
++ [JSONPatch{{op: "add", path: "/spec/tolerations/-", value: Object.spec.tolerations{{
+    key: "{key}", operator: "Equal", value: "gold", effect: "NoSchedule"}}}}]"""
+    return {"spec": {"mutations": [{"jsonPatch": {"expression": patch}}]}}
+
+
+def test_which_nodes_are_ours_is_what_the_admission_policy_of_our_scheduler_says() -> None:
+    policies = [admission("other", "x"), admission("nodewise", "example.com/pool")]
+    ours = dedicated.read(policies, "nodewise")
+    assert ours == ("example.com/pool", "gold")
+    assert dedicated.read([admission("nodewise")], "nodewise") is None
+    assert dedicated.read(policies[:1], "nodewise") == ("nodewise.dev/dedicated", "true")
+    (told,) = [f for f in found(replace(healthy(), dedicated=ours, pods=[])) if f.check == "dedicated nodes"]
+    assert "kubectl label node NAME example.com/pool=gold" in told.fix
+
+
+def test_what_may_not_be_read_is_unknown_and_what_the_operator_is_told_outlives_the_scheduler() -> None:
+    told = copy.deepcopy(OPERATOR)
+    told["spec"]["containers"][0]["env"] = [
+        {"name": "NODEWISE_OPERATOR_SCHEDULER_NAME", "value": "mine"},
+        {"name": "NODEWISE_OPERATOR_SCHEDULER_LEASE", "value": "system/mine-lease"},
+    ]
+    parts = Parts([told], [])
+    assert (parts.scheduler_name, parts.lease) == ("mine", ("system", "mine-lease"))
+    hidden = Parts([OPERATOR], [SCHEDULER], None, "you may not get configmaps")
+    assert (hidden.scheduler_name, hidden.lease) == ("nodewise", None)
+    (finding,) = [f for f in found(replace(healthy(), parts=hidden)) if f.check == "lease"]
+    assert (finding.verdict, finding.says) == ("unknown", "you may not get configmaps")
 
 
 def test_pods_that_wait_for_nobody_are_a_failure() -> None:

@@ -15,7 +15,7 @@ import pytest
 from nodewise.cli.kubectl import jobs, releasing
 from nodewise.cli.kubectl.recreate import controller, recreated, under_another_name
 
-from .kubectl_objects import Json, Scripted, pending, run_plugin, status
+from .kubectl_objects import Answer, Json, Scripted, pending, run_plugin, status
 
 Run = Callable[..., tuple[int, Json | str]]
 PODS = "/api/v1/namespaces/team/pods"
@@ -28,6 +28,8 @@ class Api:
         self.pods = {pod["metadata"]["name"]: pod for pod in pods}
         self.label: str | None = None
         self.before_delete: Callable[[str], object] = lambda name: None
+        self.after_delete: Callable[[str], tuple[int, Json] | None] = lambda name: None
+        self.refuse_get: Callable[[str], tuple[int, Json] | None] = lambda name: None
         self.refuse_create: Callable[[Json], tuple[int, Json] | None] = lambda pod: None
         self.template = ""
         self.made: list[Json] = []
@@ -45,6 +47,8 @@ class Api:
             return 200, {"items": copy.deepcopy(found), "metadata": {}}
         if method == "POST":
             return self._create(body, dry_run="dryRun" in query)
+        if method == "GET" and (refused := self.refuse_get(name)):
+            return refused
         held = self.pods.get(name)
         if held is None:
             return status(404, "NotFound")
@@ -54,7 +58,8 @@ class Api:
             asked = body["preconditions"]
             if (asked["uid"], asked["resourceVersion"]) != (held["uid"], held["resourceVersion"]):
                 return status(409, "Conflict", "the precondition does not hold")
-            return 200, self.pods.pop(name)
+            gone = self.pods.pop(name)
+            return self.after_delete(name) or (200, gone)
         return 200, held
 
     def _create(self, body: Json, *, dry_run: bool) -> tuple[int, Json]:
@@ -78,7 +83,7 @@ def release(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.setattr(releasing, "_GONE_S", 0.5)
     monkeypatch.setattr(releasing, "_POLL_S", 0.05)
 
-    def run(api: Api, *words: str) -> tuple[int, Json | str]:
+    def run(api: Answer, *words: str) -> tuple[int, Json | str]:
         with Scripted(api) as server:
             given = ("--kubeconfig", str(server.kubeconfig(tmp_path, "team")), "--backup", "kept", "-o", "json")
             code, out, err = run_plugin(monkeypatch, capsys, "release", *given, *words)
@@ -120,7 +125,8 @@ def test_another_pod_of_the_same_name_is_not_touched(release: Run) -> None:
     api = Api(pending("a"))
     api.before_delete = lambda name: api.pods[name]["metadata"].update(uid="another", resourceVersion="50")
     code, told = release(api, "--yes")
-    assert (code, rows(told)["a"]) == (0, ("left", "it is gone, or another pod has its name"))
+    assert (code, rows(told)["a"][0]) == (0, "left")
+    assert rows(told)["a"][1].startswith("it is gone, or another pod has its name")
     assert api.pods["a"]["metadata"]["uid"] == "another"
 
 
@@ -139,6 +145,63 @@ def test_a_pod_that_cannot_be_made_again_is_told_with_its_manifest(release: Run,
     assert (code, rows(told)["a"][0], rows(told)["b"][0]) == (1, "failed", "recreated")
     assert "kubectl create -f kept/team_a.json" in rows(told)["a"][1]
     assert json.loads((tmp_path / "kept" / "team_a.json").read_text())["metadata"]["name"] == "a"
+
+
+def test_a_deletion_whose_answer_is_lost_loses_no_pod(release: Run, tmp_path: Path) -> None:
+    api = Api(pending("a"), pending("b"))
+    api.after_delete = lambda name: status(504, "Timeout")
+    busy = iter((status(429, "TooManyRequests"), status(500, "InternalError")))
+    api.refuse_get = lambda name: next(busy, None)
+    code, told = release(api, "--yes")
+    assert (code, {row[0] for row in rows(told).values()}, len(api.made)) == (0, {"recreated"}, 2)
+
+
+def test_a_deletion_that_was_lost_and_not_done_is_made_once_more(release: Run) -> None:
+    api = Api(pending("a"))
+    held = api.pods["a"]
+    answers = iter((status(504, "Timeout"),))
+
+    def undone(name: str) -> tuple[int, Json] | None:
+        answer = next(answers, None)
+        if answer:
+            api.pods[name] = held
+        return answer
+
+    api.after_delete = undone
+    code, told = release(api, "--yes")
+    assert (code, rows(told)["a"][0], len(api.made)) == (0, "recreated", 1)
+
+
+def test_whoever_never_hears_of_the_deleted_pod_again_is_told_of_its_manifest(release: Run, tmp_path: Path) -> None:
+    api = Api(pending("a"))
+    api.after_delete = lambda name: status(504, "Timeout")
+    api.refuse_get = lambda name: status(503, "ServiceUnavailable")
+    code, told = release(api, "--yes")
+    assert (code, rows(told)["a"][0], "kubectl create -f kept/team_a.json" in rows(told)["a"][1]) == (1, "failed", True)
+    assert (tmp_path / "kept" / "team_a.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_job_whose_pods_do_not_go_is_not_said_to_be_released(release: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "_SUSPENDED_S", 0.5)
+    owner = {"kind": "Job", "name": "job", "uid": "j", "apiVersion": "batch/v1", "controller": True}
+    pods = Api(pending("a", ownerReferences=[owner]), pending("b", ownerReferences=[owner]))
+    suspended: list[bool] = []
+
+    def answer(method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Json]:
+        if path.endswith("/jobs/job"):
+            if method == "PATCH":
+                suspended.append(body["spec"]["suspend"])
+            return 200, {
+                "metadata": {"name": "job", "namespace": "team", "uid": "j", "resourceVersion": "1"},
+                "spec": {},
+            }
+        if path == PODS and "labelSelector" in query:
+            return 200, {"items": [*pods.pods.values()]}
+        return pods(method, path, query, body)
+
+    code, told = release(answer, "--yes")
+    assert (code, [row[0] for row in rows(told).values()]) == (1, ["failed", "failed"])
+    assert suspended == [True, False]
 
 
 def test_a_busy_api_server_is_asked_again(release: Run) -> None:
@@ -188,9 +251,10 @@ def test_a_pod_with_a_controller_is_deleted_unless_its_template_names_us(release
     assert (code, rows(told)["a"], api.pods) == (0, ("deleted", "ReplicaSet owner makes another"), {})
 
 
-def test_an_interrupt_waits_for_the_pod_that_is_being_recreated(release: Run) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_waits_for_the_pod_that_is_being_recreated(release: Run, number: signal.Signals) -> None:
     api = Api(pending("a"), pending("b"))
-    api.before_delete = lambda name: os.kill(os.getpid(), signal.SIGINT)
+    api.before_delete = lambda name: os.kill(os.getpid(), number)
     _, told = release(api, "--yes")
     assert rows(told) == {"a": ("recreated", "now of default-scheduler"), "b": ("left", "interrupted before it")}
     assert api.pods["b"]["metadata"]["uid"] == "uid-b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import StrEnum
 from functools import partial
@@ -48,6 +49,17 @@ def command(
     output: Annotated[Shown, typer.Option("--output", "-o", help="text, or json for programs.")] = Shown.TEXT,
 ) -> None:
     """Say what better placement would have been worth, from what was recorded."""
+    judge(
+        partial(_recorded, snapshot, store), policy=policy, since=since, baseline=baseline, draws=draws,
+        picture=picture, output=output,
+    )  # fmt: skip
+
+
+def judge(
+    recorded: Callable[[], Snapshot], *, policy: str, since: str, baseline: str, draws: int, picture: Path | None,
+    output: Shown, tell: Callable[..., None] = document,
+) -> None:  # fmt: skip
+    """Do it, for any command that has the recording; `tell` prints the JSON document."""
     from nodewise_simulator.advise import picture as drawing
     from nodewise_simulator.advise import words
     from nodewise_simulator.advise.advice import advise
@@ -60,12 +72,12 @@ def command(
         raise UserError(
             f"{policy!r} would have to be told true run times, which nobody recorded: choose {found.name!r}"
         )
-    made = _recorded(snapshot, store)
+    made = recorded()
     from_s = since_s(since, made.end_s)
-    with progress() as tell:
+    with progress() as told:
         advice = advise(
             made, found, draws=draws, since_s=from_s, baseline=baseline,
-            progress=partial(tell, f"replays of {len(made.pods)} pods"),
+            progress=partial(told, f"replays of {len(made.pods)} pods"),
         )  # fmt: skip
     if picture is not None:
         drawing.draw(advice, picture)
@@ -73,7 +85,7 @@ def command(
         print(words.text(advice, made.schedulers(from_s)))  # noqa: T201  it is the product
         return
     checked = advice.calibration
-    document(
+    tell(
         words.rows(advice),
         window={"begin_s": advice.recording.begin_s, "length_s": advice.recording.length_s},
         calibration={

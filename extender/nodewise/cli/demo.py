@@ -55,7 +55,8 @@ def command(
     console.print(
         f"\n[bold]60 nodes of 5 classes[/] (x86 of 2015 and 2023, two ARM generations, GPU), load 0.7, {len(numbers)} "
         "seeds: mean [95 % interval].\nDecision times are whole HTTP exchanges with the extender process, one stream "
-        "each:"
+        "each:",
+        markup=True,
     )
     for s in shown.streamed:
         console.print(f"  {s.policy}: asked about {s.cycles} of {s.pods} pods; {s.equal} placed as without HTTP")
@@ -77,7 +78,8 @@ def _cluster(seed: int, pods: int, output: Format) -> None:
         return
     console.print(
         f"\n[bold]A real kube-scheduler[/], 60 fake nodes, {pods} pods counted, run times 8 times shorter, one seed, "
-        "so no intervals.\n`kube-default` is the stock scheduler without an extender."
+        "so no intervals.\n`kube-default` is the stock scheduler without an extender.",
+        markup=True,
     )
     _learned()
     table(rows, metrics=_SHOWN)
@@ -98,7 +100,8 @@ def _advise(seed: int, pods: int, output: Format) -> None:
         return
     console.print(
         f"\n[bold]Advice, followed[/]: the operator watched a stock kube-scheduler place {pods} pods on 60 fake nodes "
-        "of four classes,\nwhose speeds only the kubelet knows; then the same pods came again, and Nodewise decided."
+        "of four classes,\nwhose speeds only the kubelet knows; then the same pods came again, and Nodewise decided.",
+        markup=True,
     )
     _grid(
         f"How fast each class is, relative to {shown.speeds[0].reference}: as it was learned, and as it is",
@@ -160,5 +163,5 @@ def _learned() -> None:
 
 def _explained(told: Any) -> None:
     if told is not None:
-        console.print("\n[bold]One placement explained[/]")
+        console.print("\n[bold]One placement explained[/]", markup=True)
         show(told)

@@ -32,8 +32,11 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 MOST_SEEDS = 10_000
 
-# A pipe has no width of its own; it gets one that holds our tables.
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, highlight=False)
+# A pipe has no width of its own; it gets one that holds our tables. And text is text: what an API server, a file or a
+# user wrote may hold [brackets] and :words:, in cells of tables as well.
+console = Console(
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, highlight=False, markup=False, emoji=False
+)
 
 
 class Format(StrEnum):

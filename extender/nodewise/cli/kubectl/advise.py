@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,11 @@ import typer
 
 from nodewise.cli import advise
 from nodewise.cli.kubectl import parts as found
-from nodewise.cli.kubectl.cluster import Cluster, ContextOption, KubeconfigOption
+from nodewise.cli.kubectl.cluster import Cluster, ContextOption, KubeconfigOption, SystemOption
+from nodewise.cli.kubectl.shown import printed
 from nodewise.cli.output import Format, OutputOption
 from nodewise.core.errors import UserError
+from nodewise.kube.snapshot import read_snapshot
 from nodewise.policies import LEARNED, builtin
 
 _SNAPSHOT_S = 600.0
@@ -32,6 +35,7 @@ def command(
     ] = "recorded",
     draws: Annotated[int, typer.Option(min=3, max=1000, help="Times that everything is played again.")] = 20,
     save: Annotated[Path | None, typer.Option(help="Also keep the snapshot that was fetched, in this file.")] = None,
+    system: SystemOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = None,
     output: OutputOption = Format.TABLE,
@@ -41,15 +45,15 @@ def command(
     with tempfile.TemporaryDirectory(prefix="nodewise-advise-") as folder:
         file = save or Path(folder) / "snapshot.json"
         with Cluster(kubeconfig, context) as cluster:
-            data = cluster.run(_snapshot(cluster))
+            data = cluster.run(_snapshot(cluster, system))
         try:
             file.write_bytes(data)
         except OSError as error:
             raise UserError(f"snapshot {file} cannot be written ({error.strerror}): name another file") from error
         shown = advise.Shown.JSON if output is Format.JSON else advise.Shown.TEXT
-        advise.command(
-            snapshot=file, store="", policy=policy, since=since, baseline=baseline, draws=draws, picture=None,
-            output=shown,
+        advise.judge(
+            partial(read_snapshot, file), policy=policy, since=since, baseline=baseline, draws=draws, picture=None,
+            output=shown, tell=printed,
         )  # fmt: skip
 
 
@@ -63,8 +67,8 @@ def _require_simulator() -> None:
         )
 
 
-async def _snapshot(cluster: Cluster) -> bytes:
-    operator = found.operator_of(await found.find(cluster))
+async def _snapshot(cluster: Cluster, system: str) -> bytes:
+    operator = found.operator_of(await found.find(cluster, system))
     reply = await cluster.proxied(operator, found.operator_port(operator), "/snapshot", timeout_s=_SNAPSHOT_S)
     if reply.status == 200:
         return reply.body

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from nodewise import __version__
 from nodewise.cli.kubectl import parts as found
 from nodewise.cli.kubectl.checks_around import (
     autoscalers,
@@ -26,6 +27,7 @@ Check = Callable[[Facts], Iterator[Finding]]
 KINDS = tuple(
     f"{plural}.nodewise.dev" for plural in ("nodeprofiles", "placementpolicies", "policymodels", "trainingruns")
 )
+_MANAGED_BY = "app.kubernetes.io/managed-by"
 _LEAST_AGREEMENT, _MOST_FALLBACKS = 0.9, 0.05
 _OPT_IN_MINOR = 36
 """From which on MutatingAdmissionPolicy is on without anybody's doing."""
@@ -88,9 +90,15 @@ def versions(facts: Facts) -> Iterator[Finding]:
             yield warn(f"kube-scheduler is 1.{ours}, one minor behind the API server's 1.{server}", fix)
         else:
             yield ok(f"kube-scheduler {tag} fits Kubernetes {told.get('gitVersion')}")
-    versions = {found.version_of(pod) for pod in (*facts.parts.operators, *facts.parts.schedulers)} - {""}
+    versions = _our_versions(facts)
     if len(versions) > 1:
         yield warn(f"parts of several versions run: {', '.join(sorted(versions))}", "helm upgrade the release")
+    elif versions and versions != {__version__}:
+        (theirs,) = versions
+        yield warn(
+            f"this program is of version {__version__}, and what runs here of {theirs}",
+            f"install this program in version {theirs}, or helm upgrade the release",
+        )
     if server is not None and server < _OPT_IN_MINOR and facts.parts.schedulers and not known(facts.opt_in):
         yield warn(
             f"Kubernetes 1.{server} has no MutatingAdmissionPolicy switched on: the label of a namespace does nothing",
@@ -111,8 +119,14 @@ def crds(facts: Facts) -> Iterator[Finding]:
         yield fail(f"not established: {', '.join(waiting)}", f"kubectl describe crd {waiting[0]}")
     ours = _our_schemas()
     other = [name for name, crd in there.items() if _schema(crd) != ours[name]]
-    if other:
-        yield warn(f"of another version than this program: {', '.join(other)}", fix)
+    helms = [name for name in other if found.labels(there[name]).get(_MANAGED_BY) == "Helm"]
+    if helms:  # what kubectl takes over from Helm, Helm's next upgrade refuses to touch
+        yield warn(
+            f"of another version than this program: {', '.join(helms)}",
+            f"helm upgrade the release to version {__version__}: it brings them",
+        )
+    if more := [name for name in other if name not in helms]:
+        yield warn(f"of another version than this program: {', '.join(more)}", fix)
     if not missing and not waiting and not other:
         yield ok(f"all {len(KINDS)} kinds are installed, in our version")
 
@@ -214,6 +228,17 @@ def _minor(version: str) -> int | None:
     """Of v1.36.3."""
     parts = version.removeprefix("v").split(".")
     return int(parts[1]) if len(parts) > 1 and parts[0] == "1" and parts[1].isdigit() else None
+
+
+def _our_versions(facts: Facts) -> set[str]:
+    """That our pods' labels and our images' tags name; a tag such as `latest`, or a digest, names none."""
+    pods = (*facts.parts.operators, *facts.parts.schedulers)
+    named = {found.version_of(pod) for pod in pods} - {""}
+    for container in (container for pod in pods for container in found.containers(pod)):
+        repository, tag, _ = found.split_image(str(container.get("image") or ""))
+        if repository.rpartition("/")[2].startswith("nodewise") and tag.removeprefix("v")[:1].isdigit():
+            named.add(tag.removeprefix("v"))
+    return named
 
 
 def _established(crd: Mapping[str, Any]) -> bool:

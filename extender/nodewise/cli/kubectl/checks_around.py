@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nodewise.cli.kubectl import parts as found
+from nodewise.cli.kubectl.dedicated import DEDICATED, Dedicated
 from nodewise.cli.kubectl.facts import KARPENTER, Facts, known
 from nodewise.cli.kubectl.findings import Finding, fail, ok, warn
 from nodewise.core.annotations import hints
+from nodewise.core.errors import UserError
 from nodewise.core.labels import selects
 from nodewise.core.units import epoch_s
 
@@ -24,11 +26,18 @@ def opt_in(facts: Facts) -> Iterator[Finding]:
     """Who has joined is served, and by a policy that somebody chose."""
     joined = found.namespaces_opted_in(known(facts.namespaces))
     if not facts.parts.schedulers:
-        if joined:
-            yield fail(
-                f"{_some(joined)} joined, and no scheduler of ours is here: if the admission policy is, new pods wait",
-                f"kubectl label namespace {joined[0]} {found.OPT_IN}-, or install with scheduling.enabled=true",
+        if not joined:
+            return
+        fix = f"kubectl label namespace {joined[0]} {found.OPT_IN}-, or install with scheduling.enabled=true"
+        if isinstance(facts.opt_in, list) and facts.opt_in:
+            yield fail(f"{_some(joined)} joined, and no scheduler of ours is here: their new pods wait", fix)
+        else:
+            also = (
+                ", unless an admission policy that you may not list acts on it"
+                if isinstance(facts.opt_in, UserError)
+                else ""
             )
+            yield warn(f"{_some(joined)} joined, and nothing of ours places pods: the label does nothing{also}", fix)
         return
     if joined and not known(facts.opt_in):
         yield warn(
@@ -68,19 +77,23 @@ def dedicated_nodes(facts: Facts) -> Iterator[Finding]:
     """Pods that may only go to our nodes find some."""
     if not facts.parts.schedulers or not known(facts.opt_in):
         return
-    key = found.DEDICATED
-    labelled = [node for node in known(facts.nodes) if key in found.labels(node)]
+    ours_alone = known(facts.dedicated)
+    if ours_alone is None:
+        yield ok("none are set aside: pods of ours may go to any node")
+        return
+    key, value = ours_alone
+    labelled = [node for node in known(facts.nodes) if found.labels(node).get(key) == value]
     untainted = [n["metadata"]["name"] for n in labelled if all(t.get("key") != key for t in n["spec"]["taints"])]
     ours = [pod for pod in known(facts.pods) if _is_ours(facts, pod) and found.phase(pod) == "Running"]
     if not labelled and not ours and found.namespaces_opted_in(known(facts.namespaces)):
         yield warn(
-            f"no node has the label {key}: unless the chart has sharedNodes, pods of ours find no node",
-            f"kubectl label node NAME {key}=true && kubectl taint node NAME {key}=true:NoSchedule",
+            f"no node has the label {key}={value}: pods of ours find no node",
+            f"kubectl label node NAME {key}={value} && kubectl taint node NAME {key}={value}:NoSchedule",
         )
     if untainted:
         yield warn(
             f"{_some(untainted)} have the label {key} without the taint: other schedulers' pods come there too",
-            f"kubectl taint node {untainted[0]} {key}=true:NoSchedule",
+            f"kubectl taint node {untainted[0]} {key}={value}:NoSchedule",
         )
     if labelled and not untainted:
         yield ok(f"{len(labelled)} nodes are ours alone")
@@ -104,7 +117,7 @@ def shared_nodes(facts: Facts) -> Iterator[Finding]:
             f"{len(shared)} nodes take pods of ours and of other schedulers ({_some(shared)}): when another scheduler "
             "preempts pods to make room, a pod of ours can take that room first, and the one it was made for stays "
             "Pending",
-            f"dedicate nodes: label and taint them {found.DEDICATED}=true, and turn scheduling.sharedNodes off",
+            f"dedicate nodes: label and taint them {'='.join(_ours_alone(facts))}, and turn scheduling.sharedNodes off",
         )
     elif facts.parts.schedulers:
         yield ok("no node takes pods of ours and of other schedulers")
@@ -165,6 +178,11 @@ def malformed(facts: Facts) -> Iterator[Finding]:
         )
     if not bad:
         yield ok("all are understood")
+
+
+def _ours_alone(facts: Facts) -> Dedicated:
+    """Label and taint to give to nodes; the chart's own where nothing tells."""
+    return facts.dedicated if isinstance(facts.dedicated, Dedicated) else DEDICATED
 
 
 def _is_ours(facts: Facts, pod: Json) -> bool:

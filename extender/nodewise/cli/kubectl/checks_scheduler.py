@@ -97,7 +97,7 @@ def lease(facts: Facts) -> Iterator[Finding]:
     """One of our schedulers leads, by a Lease that is ours alone."""
     if not facts.parts.schedulers:
         return
-    if facts.parts.config is None:
+    if facts.parts.lease is None:
         raise UserError(
             facts.parts.config_refused or "the scheduler's configuration, which names its Lease, is not here"
         )

@@ -32,6 +32,14 @@ KubeconfigOption = Annotated[
     Path | None, typer.Option("--kubeconfig", help="File that names the cluster. Without it: $KUBECONFIG.")
 ]
 ContextOption = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")]
+SystemOption = Annotated[
+    str,
+    typer.Option(
+        "--system-namespace",
+        help="Namespace that Nodewise runs in. Without it: found by its pods' labels.",
+        show_default=False,
+    ),
+]
 NamespaceOption = Annotated[
     str, typer.Option("--namespace", "-n", help="Namespace. Without it: that of the context.", show_default=False)
 ]
@@ -191,7 +199,7 @@ class Cluster:
         answers is a reply.
         """
         meta = pod["metadata"]
-        where = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{port}/proxy{path}"
+        where = f"{object_path('pods', meta['name'], meta['namespace'])}:{port}/proxy{path}"
         what = f"get pods/proxy in namespace {meta['namespace']}"
         reply = await self.request("GET", where, query=query, timeout_s=timeout_s)
         if reply.status >= 400:
@@ -214,7 +222,19 @@ class Cluster:
 def collection(resource: str, namespace: str | None = None, group: str = "v1") -> str:
     """The path of a resource; `group` is `v1` or `apps/v1`."""
     root = f"/api/{group}" if "/" not in group else f"/apis/{group}"
-    return f"{root}/namespaces/{quote(namespace, safe='')}/{resource}" if namespace else f"{root}/{resource}"
+    return f"{root}/namespaces/{segment(namespace)}/{resource}" if namespace else f"{root}/{resource}"
+
+
+def object_path(resource: str, name: str, namespace: str | None = None, group: str = "v1") -> str:
+    """The path of one object. Raises UserError for what is no name."""
+    return f"{collection(resource, namespace, group)}/{segment(name)}"
+
+
+def segment(name: str) -> str:
+    """A name as one part of a path. Raises UserError for one that would lead elsewhere."""
+    if name in ("", ".", ".."):
+        raise UserError(f"{name!r} is no name of an object in Kubernetes: write the one that kubectl get shows")
+    return quote(name, safe="")
 
 
 def _ahead_s(date: str | None, otherwise: float) -> float:

@@ -7,13 +7,16 @@ from collections import Counter
 import typer
 from rich.table import Table
 
-from nodewise.cli.kubectl.cluster import Cluster, ContextOption, KubeconfigOption
+from nodewise.cli.kubectl.cluster import Cluster, ContextOption, KubeconfigOption, SystemOption
 from nodewise.cli.kubectl.shown import printed
 from nodewise.cli.output import Format, OutputOption, console
 
 
 def command(
-    kubeconfig: KubeconfigOption = None, context: ContextOption = None, output: OutputOption = Format.TABLE
+    system: SystemOption = "",
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+    output: OutputOption = Format.TABLE,
 ) -> None:
     """Check versions, rights, configuration, freshness and surroundings; say each fix. Exit status 1 if any fails."""
     from nodewise.cli.kubectl.checks import CHECKS, KINDS, examined
@@ -21,7 +24,7 @@ def command(
     from nodewise.cli.kubectl.findings import Verdict
 
     with Cluster(kubeconfig, context) as cluster:
-        findings = examined(cluster.run(gather(cluster, KINDS)), CHECKS)
+        findings = examined(cluster.run(gather(cluster, KINDS, system)), CHECKS)
     counts = Counter(finding.verdict for finding in findings)
     if output is Format.JSON:
         printed(findings, counts={verdict.value: counts[verdict] for verdict in Verdict})

@@ -17,8 +17,10 @@ from nodewise.cli.kubectl.cluster import (
     KubeconfigOption,
     NamespaceOption,
     Refused,
-    collection,
+    SystemOption,
     gathered,
+    object_path,
+    segment,
 )
 from nodewise.cli.kubectl.parts import Parts
 from nodewise.cli.kubectl.shown import printed
@@ -29,6 +31,7 @@ from nodewise.core.errors import UserError
 def command(
     pod: Annotated[str, typer.Argument(help="Name of the pod, which may be gone by now.", metavar="[NAMESPACE/]POD")],
     namespace: NamespaceOption = "",
+    system: SystemOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = None,
     output: OutputOption = Format.TABLE,
@@ -39,18 +42,24 @@ def command(
         if not name or "/" in named_namespace or (slash and not named_namespace):
             raise UserError(f"{pod!r} does not name a pod; write POD or NAMESPACE/POD")
         where = named_namespace or cluster.namespace
-        told = cluster.run(explained(cluster, where, name))
+        told = cluster.run(explained(cluster, where, name, system))
     if output is Format.JSON:
         printed(told["recorded"], **{key: held for key, held in told.items() if key != "recorded"})
     else:
         show(told)
 
 
-async def explained(cluster: Cluster, namespace: str, name: str) -> Json:
+async def explained(cluster: Cluster, namespace: str, name: str, system: str = "") -> Json:
     """All that is known of a pod: as it is, who decided, what was recorded. Raises UserError if that is nothing."""
-    parts = await found.find(cluster)
-    pod = await _pod(cluster, namespace, name)
     unasked: list[str] = []
+    pod = await _pod(cluster, namespace, name, unasked)
+    try:
+        parts = await found.find(cluster, system)
+    except found.Hidden as hidden:  # the pod itself may still tell something
+        if pod is None:
+            raise
+        unasked.append(f"neither extenders nor the operator were asked: {hidden}")
+        return _told(namespace, name, _state(pod, Parts()), None, [], unasked)
     decision = await _decision(cluster, parts, namespace, name, unasked)
     recorded = await _recorded(cluster, parts, namespace, name, pod, unasked)
     if pod is None and decision is None and not recorded:
@@ -58,19 +67,27 @@ async def explained(cluster: Cluster, namespace: str, name: str) -> Json:
             f"nothing is known of pod {namespace}/{name}: it is not there, and neither an extender nor the operator "
             "remembers it" + "".join(f"; {why}" for why in unasked)
         )
+    return _told(namespace, name, _state(pod, parts), decision, recorded, unasked)
+
+
+def _told(
+    namespace: str, name: str, now: Json | None, decision: Json | None, recorded: list[Json], unasked: list[str]
+) -> Json:
     return {
-        "namespace": namespace, "pod": name, "now": _state(pod, parts), "decision": decision, "recorded": recorded,
+        "namespace": namespace, "pod": name, "now": now, "decision": decision, "recorded": recorded,
         "not_asked": unasked,
     }  # fmt: skip
 
 
-async def _pod(cluster: Cluster, namespace: str, name: str) -> Json | None:
+async def _pod(cluster: Cluster, namespace: str, name: str, unasked: list[str]) -> Json | None:
     try:
-        return await cluster.get(f"{collection('pods', namespace)}/{name}", f"get pods in namespace {namespace}")
+        return await cluster.get(object_path("pods", name, namespace), f"get pods in namespace {namespace}")
     except Refused as refused:
-        if refused.status in (403, 404):
-            return None
-        raise
+        if refused.status not in (403, 404):
+            raise
+        if refused.status == 403:
+            unasked.append(str(refused))
+        return None
 
 
 def _state(pod: Json | None, parts: Parts) -> Json | None:
@@ -95,7 +112,7 @@ def _state(pod: Json | None, parts: Parts) -> Json | None:
 async def _decision(cluster: Cluster, parts: Parts, namespace: str, name: str, unasked: list[str]) -> Json | None:
     """The newest of what the extenders say, with the pod that said it."""
     works = [
-        found.ask_json(cluster, pod, found.extender_port(pod), f"/explain/{namespace}/{name}")
+        found.ask_json(cluster, pod, found.extender_port(pod), f"/explain/{segment(namespace)}/{segment(name)}")
         for pod in parts.extenders
     ]
     answers = await gathered(works)
@@ -133,7 +150,7 @@ def show(told: Mapping[str, Any]) -> None:
     now, decision = told["now"], told["decision"]
     if decision:
         show_decision(decision)
-        console.print(f"[dim]decided by extender {decision['extender']}[/dim]")
+        console.print(f"decided by extender {decision['extender']}", style="dim")
     elif now and not now["ours"]:
         console.print(f"{told['namespace']}/{told['pod']} is not ours: its scheduler is {now['scheduler']}.")
     else:

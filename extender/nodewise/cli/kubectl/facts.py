@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nodewise.cli.kubectl import parts as found
-from nodewise.cli.kubectl.cluster import Cluster, Json, Refused, collection, gathered
+from nodewise.cli.kubectl.cluster import Cluster, Json, Refused, collection, gathered, object_path
+from nodewise.cli.kubectl.dedicated import ADMISSION, DEDICATED, Dedicated, dedicated
 from nodewise.cli.kubectl.parts import Holder, Parts
 from nodewise.cli.kubectl.profiles import GROUP
 from nodewise.cli.kubectl.rights import Right, asked_of
@@ -15,7 +16,6 @@ from nodewise.core.annotations import PREFIX
 from nodewise.core.errors import UserError
 
 T = TypeVar("T")
-_ADMISSION = "admissionregistration.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Facts:
     autoscalers: list[str] | UserError
     """Names of what seems to add nodes."""
     rights: dict[Right, bool] | UserError = field(default_factory=dict)
+    dedicated: Dedicated | UserError | None = DEDICATED
+    """Label and taint of our nodes; None where pods of ours may go to any."""
 
 
 def known(fact: T | UserError) -> T:
@@ -60,9 +62,9 @@ def known(fact: T | UserError) -> T:
     return fact
 
 
-async def gather(cluster: Cluster, kinds: Sequence[str]) -> Facts:
+async def gather(cluster: Cluster, kinds: Sequence[str], system: str = "") -> Facts:
     """Ask for everything; `kinds` are the names of our CRDs. Raises UserError if the API server is not there."""
-    parts, version = await found.find(cluster), await cluster.get("/version", "get /version")
+    parts, version = await found.find(cluster, system), await cluster.get("/version", "get /version")
     asked: list[Coroutine[Any, Any, Any]] = [
         _crds(cluster, (*kinds, KARPENTER)),
         cluster.listed(collection("namespaces"), "list namespaces"),
@@ -73,15 +75,16 @@ async def gather(cluster: Cluster, kinds: Sequence[str]) -> Facts:
         found.lease_holder(cluster, parts),
         _autoscalers(cluster),
         _rights(cluster, parts),
+        dedicated(cluster, parts.scheduler_name),
     ]
-    crds, namespaces, nodes, pods, policies, opt_in, holder, autoscalers, rights = await gathered(asked)
+    crds, namespaces, nodes, pods, policies, opt_in, holder, autoscalers, rights, ours = await gathered(asked)
     running = [pod for pod in (*parts.operators, *parts.schedulers) if found.phase(pod) == "Running"]
     told = [_told(cluster, pod, _port(parts, pod)) for pod in running]
     answers = [answer for answer in await gathered(told) if isinstance(answer, Told)]
     return Facts(
         cluster.now_s, parts, version, crds, namespaces, nodes, pods, policies, opt_in, holder,
         [one for one in answers if one.pod in parts.operators], [one for one in answers if one.pod in parts.schedulers],
-        autoscalers, rights,
+        autoscalers, rights, ours,
     )  # fmt: skip
 
 
@@ -134,7 +137,7 @@ async def _or_none(work: Coroutine[Any, Any, list[Json]]) -> list[Json] | None:
 
 async def _crds(cluster: Cluster, names: Sequence[str]) -> dict[str, Json | None]:
     async def one(name: str) -> Json | None:
-        path = f"{collection('customresourcedefinitions', group='apiextensions.k8s.io/v1')}/{name}"
+        path = object_path("customresourcedefinitions", name, group="apiextensions.k8s.io/v1")
         try:
             return await cluster.get(path, "get customresourcedefinitions")
         except Refused as refused:
@@ -147,7 +150,7 @@ async def _crds(cluster: Cluster, names: Sequence[str]) -> dict[str, Json | None
 
 async def _opt_in(cluster: Cluster) -> list[Json]:
     for version in ("v1", "v1beta1"):
-        path = collection("mutatingadmissionpolicybindings", group=f"{_ADMISSION}/{version}")
+        path = collection("mutatingadmissionpolicybindings", group=f"{ADMISSION}/{version}")
         listed = cluster.listed(path, "list mutatingadmissionpolicybindings", labelSelector=found.PART_OF)
         bindings = await _or_none(listed)
         if bindings is not None:
@@ -164,7 +167,7 @@ async def _autoscalers(cluster: Cluster) -> list[str]:
     seen = [name for name in names if "cluster-autoscaler" in name or name.rpartition("/")[2] == "karpenter"]
     if not seen:
         try:
-            path = f"{collection('configmaps', 'kube-system')}/cluster-autoscaler-status"
+            path = object_path("configmaps", "cluster-autoscaler-status", "kube-system")
             await cluster.get(path, "get configmaps in namespace kube-system")
             seen = ["Cluster Autoscaler (kube-system/cluster-autoscaler-status)"]
         except Refused as refused:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from nodewise.cli.kubectl import parts as found
-from nodewise.cli.kubectl.cluster import Cluster, Json, collection
+from nodewise.cli.kubectl.cluster import Cluster, Json, Refused, object_path
 from nodewise.core.errors import UserError
 
 _SUSPENDED_S, _RESUMED_S = 30.0, 30.0
@@ -19,7 +19,7 @@ _UID = "batch.kubernetes.io/controller-uid"
 
 def path_of(namespace: str, name: str) -> str:
     """Of a Job."""
-    return f"{collection('jobs', namespace, 'batch/v1')}/{name}"
+    return object_path("jobs", name, namespace, "batch/v1")
 
 
 def bears(job: Json, failures: int) -> bool:
@@ -37,24 +37,35 @@ async def running(cluster: Cluster, job: Json) -> bool:
 
 
 async def renew(cluster: Cluster, job: Json) -> None:
-    """Suspend and resume it. Raises UserError, which says how to resume it if it may be suspended still."""
+    """Suspend and resume it. Raises UserError if its pods did not go, or it was not resumed, and says how to then."""
     meta = job["metadata"]
-    await _suspend(cluster, meta, suspend=True, version=meta["resourceVersion"])
     try:
-        await _pods_gone(cluster, meta)
+        await _suspend(cluster, meta, suspend=True, version=meta["resourceVersion"])
+    except UserError as error:
+        if not (isinstance(error, Refused) and 400 <= error.status < 500):  # the answer was lost: it may be done
+            await _resumed(cluster, meta)
+        raise
+    try:
+        gone = await _pods_gone(cluster, meta)
     finally:
         await _resumed(cluster, meta)
+    if not gone:
+        raise UserError(
+            f"Job {meta['name']} was suspended for {_SUSPENDED_S:.0f} s, and pods of it still wait; it is resumed with "
+            "them: look at it with kubectl describe, and try again"
+        )
 
 
-async def _pods_gone(cluster: Cluster, meta: Json) -> None:
+async def _pods_gone(cluster: Cluster, meta: Json) -> bool:
     for _ in range(int(_SUSPENDED_S / _POLL_S)):
         job = await cluster.get(path_of(meta["namespace"], meta["name"]), f"get jobs in namespace {meta['namespace']}")
         pods = await cluster.pods(meta["namespace"], labelSelector=f"{_UID}={meta['uid']}")
         conditions = (job.get("status") or {}).get("conditions") or ()
         suspended = any(c.get("type") == "Suspended" and c.get("status") == "True" for c in conditions)
         if suspended and not any(map(found.is_stuck, pods)):
-            return
+            return True
         await asyncio.sleep(_POLL_S)
+    return False
 
 
 async def _resumed(cluster: Cluster, meta: Json) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nodewise.cli.kubectl.cluster import Cluster, Refused, collection
+from nodewise.cli.kubectl.cluster import Cluster, Refused, object_path
 from nodewise.core.annotations import PREFIX
 from nodewise.core.errors import UserError
 
@@ -28,9 +28,13 @@ LEASE_S = 15.0
 """Of kube-scheduler, where its configuration does not say."""
 
 
+class Hidden(UserError):  # noqa: N818
+    """Whether parts of Nodewise are here may not be seen."""
+
+
 @dataclass(frozen=True)
 class Parts:
-    """What was found; lists are empty where nothing is installed."""
+    """What was found in one namespace; lists are empty where nothing is installed."""
 
     operators: list[Json] = field(default_factory=list)
     schedulers: list[Json] = field(default_factory=list)
@@ -46,18 +50,28 @@ class Parts:
         for profile in profiles:
             if profile.get("schedulerName"):
                 return str(profile["schedulerName"])
-        told = next((env(pod, "NODEWISE_SCHEDULER_NAME") for pod in self.schedulers), "")
-        return told or SCHEDULER_NAME
+        # The operator's outlives the scheduler: pods may still wait for one that was taken away.
+        told = [env(pod, "NODEWISE_SCHEDULER_NAME") for pod in self.schedulers]
+        told += [env(pod, "NODEWISE_OPERATOR_SCHEDULER_NAME") for pod in self.operators]
+        return next(filter(None, told), SCHEDULER_NAME)
 
     @property
-    def lease(self) -> tuple[str, str]:
-        """Namespace and name of the schedulers' Lease; empty if they elect nobody."""
-        election = (self.config or {}).get("leaderElection") or {}
+    def lease(self) -> tuple[str, str] | None:
+        """Namespace and name of the schedulers' Lease; empty if they elect nobody, None if nothing here tells."""
+        if self.config is None:
+            told = (env(pod, "NODEWISE_OPERATOR_SCHEDULER_LEASE").partition("/") for pod in self.operators)
+            return next(((namespace, name) for namespace, _, name in told if namespace and name), None)
+        election = self.config.get("leaderElection") or {}
         if not election.get("leaderElect", True):
             return "", ""
         return str(election.get("resourceNamespace") or "kube-system"), str(
             election.get("resourceName") or "kube-scheduler"
         )
+
+    @property
+    def namespace(self) -> str:
+        """Where they run; empty if there are none."""
+        return next((str(pod["metadata"]["namespace"]) for pod in (*self.operators, *self.schedulers)), "")
 
     @property
     def extenders(self) -> list[Json]:
@@ -71,15 +85,20 @@ class Parts:
         return next((pod for pod in running if is_ready(pod)), next(iter(running), None))
 
 
-async def find(cluster: Cluster) -> Parts:
-    """Look for the parts, in all namespaces if that is allowed and in `nodewise-system` if not."""
-    try:
-        pods = await cluster.pods(None, labelSelector=PART_OF)
-    except Refused as refused:
-        if refused.status != 403:
-            raise
-        pods = await cluster.pods(SYSTEM_NAMESPACE, labelSelector=PART_OF)
+async def find(cluster: Cluster, namespace: str = "") -> Parts:
+    """Look for the parts in `namespace`; if none is named in all if that is allowed, and in `nodewise-system` if not.
+
+    Whoever may make pods in a namespace can give them our labels, so parts are never taken from two. Raises UserError
+    if they lie in several, and Hidden if pods may not be listed.
+    """
+    pods = await _labelled(cluster, namespace)
     by = {name: [pod for pod in pods if labels(pod).get(COMPONENT) == name] for name in (OPERATOR, SCHEDULER)}
+    spaces = sorted({pod["metadata"]["namespace"] for found in by.values() for pod in found})
+    if len(spaces) > 1:
+        raise UserError(
+            f"pods with the labels of Nodewise are in the namespaces {', '.join(spaces)}: name the one that it runs in "
+            "with --system-namespace"
+        )
     config, refused_why = None, ""
     for pod in by[SCHEDULER]:
         try:
@@ -91,12 +110,31 @@ async def find(cluster: Cluster) -> Parts:
     return Parts(by[OPERATOR], by[SCHEDULER], config, refused_why)
 
 
+async def _labelled(cluster: Cluster, namespace: str) -> list[Json]:
+    if not namespace:
+        try:
+            return await cluster.pods(None, labelSelector=PART_OF)
+        except Refused as refused:
+            if refused.status != 403:
+                raise
+    where = namespace or SYSTEM_NAMESPACE
+    try:
+        return await cluster.pods(where, labelSelector=PART_OF)
+    except Refused as refused:
+        if refused.status != 403:
+            raise
+        raise Hidden(
+            f"you may not list pods in namespace {where}, where the parts of Nodewise are looked for: ask for that "
+            "right, or name its namespace with --system-namespace"
+        ) from None
+
+
 async def _config(cluster: Cluster, pod: Json) -> Json | None:
     """The KubeSchedulerConfiguration among the ConfigMaps that a pod mounts."""
     namespace = pod["metadata"]["namespace"]
     for name in config_maps(pod):
         what = f"get configmaps in namespace {namespace}"
-        held = await cluster.get(f"{collection('configmaps', namespace)}/{name}", what)
+        held = await cluster.get(object_path("configmaps", name, namespace), what)
         for text in (held.get("data") or {}).values():
             made = read_config(text)
             if made:
@@ -220,13 +258,17 @@ class Holder:
 
 
 async def lease_holder(cluster: Cluster, parts: Parts) -> Holder | None:
-    """Who holds the schedulers' Lease; None if they have none. Raises Refused."""
+    """Who holds the schedulers' Lease; None if they have none. Raises UserError if that may not be seen."""
     from nodewise.core.units import epoch_s
 
-    namespace, name = parts.lease
-    if not name or not parts.schedulers:
+    if not parts.schedulers:
         return None
-    path = f"{collection('leases', namespace, 'coordination.k8s.io/v1')}/{name}"
+    if parts.lease is None:
+        raise UserError(parts.config_refused or "nothing here tells the schedulers' Lease, so nor who leads")
+    namespace, name = parts.lease
+    if not name:
+        return None
+    path = object_path("leases", name, namespace, "coordination.k8s.io/v1")
     try:
         spec = (await cluster.get(path, f"get leases in namespace {namespace}")).get("spec") or {}
     except Refused as refused:

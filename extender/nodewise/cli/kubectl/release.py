@@ -16,7 +16,8 @@ import typer
 from rich.table import Table
 
 from nodewise.cli.kubectl import parts as found
-from nodewise.cli.kubectl.cluster import Cluster, ContextOption, Json, KubeconfigOption, NamespaceOption
+from nodewise.cli.kubectl.cluster import Cluster, ContextOption, Json, KubeconfigOption, NamespaceOption, SystemOption
+from nodewise.cli.kubectl.dedicated import DEDICATED, dedicated
 from nodewise.cli.kubectl.releasing import Outcome, Release, Took, take_back
 from nodewise.cli.kubectl.shown import printed
 from nodewise.cli.output import Format, OutputOption, console
@@ -31,8 +32,13 @@ def command(
         str, typer.Option(help="Pods of this schedulerName are ours. Without it: as our scheduler is configured.")
     ] = "",
     dedicated_key: Annotated[
-        str, typer.Option(help="Key of the toleration and node selector that our admission policy added.")
-    ] = found.DEDICATED,
+        str,
+        typer.Option(
+            help="Key of the toleration and node selector that our admission policy added. Without it: as that policy "
+            f"says, else {DEDICATED.key}.",
+            show_default=False,
+        ),
+    ] = "",
     remove_label: Annotated[
         bool, typer.Option("--remove-label", help=f"First take the label {found.OPT_IN} off the namespaces.")
     ] = False,
@@ -41,6 +47,7 @@ def command(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    system: SystemOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = None,
     output: OutputOption = Format.TABLE,
@@ -49,13 +56,16 @@ def command(
     if namespace and everywhere:
         raise UserError("-n and -A exclude each other: name a namespace, or take all")
     with Cluster(kubeconfig, context, namespace) as cluster:
-        name = scheduler_name or cluster.run(found.find(cluster)).scheduler_name
+        name, doubt = (scheduler_name, "") if scheduler_name else cluster.run(_name(cluster, system))
         if to == name:
             raise UserError(f"--to {to} is the scheduler that the pods wait for: name another one")
         where = None if everywhere else cluster.namespace
         stuck = cluster.run(waiting(cluster, where, name))
+        if doubt:
+            typer.echo(f"taking {name} for the name of Nodewise's scheduler: {doubt}", err=True)
         folder = backup or Path(time.strftime("nodewise-release-%Y%m%dT%H%M%SZ", time.gmtime()))
-        release = Release(cluster, name, to, dedicated_key, folder)
+        key = dedicated_key or cluster.run(_key(cluster, name))
+        release = Release(cluster, name, to, key, folder)
         spaces = sorted({pod["metadata"]["namespace"] for pod in stuck})
         taken = cluster.run(release.still_taken(stuck))
         if taken and not remove_label:
@@ -71,6 +81,30 @@ def command(
     _say(outcomes, name, where, output, dry_run=dry_run, folder=folder)
     if any(outcome.took is Took.FAILED for outcome in outcomes):
         raise typer.Exit(1)
+
+
+async def _name(cluster: Cluster, system: str) -> tuple[str, str]:
+    """The scheduler name whose pods are released, never one that a tenant could have written somewhere; and why it may
+    be another, empty if that is known.
+    """
+    try:
+        parts = await found.find(cluster, system)
+    except found.Hidden as hidden:
+        return found.SCHEDULER_NAME, f"{hidden}, or the scheduler with --scheduler-name"
+    if parts.namespace not in ("", system, found.SYSTEM_NAMESPACE):
+        raise UserError(
+            f"pods with the labels of Nodewise are in namespace {parts.namespace}: if it runs there, say "
+            f"--system-namespace {parts.namespace}, so that nobody else's pods say what is released"
+        )
+    return parts.scheduler_name, parts.config_refused if parts.config is None else ""
+
+
+async def _key(cluster: Cluster, name: str) -> str:
+    try:
+        held = await dedicated(cluster, name)
+    except UserError:
+        held = None
+    return (held or DEDICATED).key
 
 
 async def waiting(cluster: Cluster, namespace: str | None, scheduler_name: str) -> list[Json]:

@@ -1,4 +1,8 @@
-"""How one pod after another is given to another scheduler, so that none is lost and none that got a node is touched."""
+"""How one pod after another is given to another scheduler, so that none is lost and none that got a node is touched.
+
+With one exception: the API server suspends a Job whatever its pods have become since we looked. A pod of it that gets a
+node in that moment ends with the others, and the Job makes another in its place.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from nodewise.cli.kubectl import jobs
 from nodewise.cli.kubectl import parts as found
-from nodewise.cli.kubectl.cluster import Cluster, Json, Refused, collection
+from nodewise.cli.kubectl.cluster import Cluster, Json, Refused, collection, object_path
 from nodewise.cli.kubectl.recreate import controller, recreated, under_another_name
 from nodewise.core.errors import UserError
 
@@ -25,6 +28,8 @@ _TRIES = 5
 """Times that a pod which changes under our hands is looked at anew."""
 _GONE_S, _CREATED_S, _LABEL_S = 20.0, 30.0, 15.0
 _POLL_S = 0.2
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C, a polite kill, and a terminal that closes."""
 _DEFAULT_SCHEDULER = "default-scheduler"
 _JOB_CONTROLLER = "kubernetes.io/job-controller"
 _OWNERS = {
@@ -85,7 +90,7 @@ class Release:
             made = await self._create(namespace, asked, dry_run=True)
         except Refused:  # by a quota, or we may not create pods: then the label has to tell
             what = f"get namespace {namespace}"
-            space = await self.cluster.get(f"/api/v1/namespaces/{quote(namespace, safe='')}", what)
+            space = await self.cluster.get(object_path("namespaces", namespace), what)
             return bool(found.namespaces_opted_in([space]))
         return bool(made["spec"].get("schedulerName") == self.name)
 
@@ -95,7 +100,7 @@ class Release:
         return [await self._plan(pod) for pod in stuck]
 
     def run(self, stuck: Sequence[Json]) -> list[Outcome]:
-        """Do it, pod by pod; Ctrl-C ends it after the pod that is being recreated."""
+        """Do it, pod by pod; Ctrl-C and its like end it after the pod that is being recreated."""
         self._count(stuck)
         done: list[Outcome] = []
         with _between_pods() as interrupted:
@@ -121,6 +126,18 @@ class Release:
         return _outcome(pod, Took.DELETED, f"would be deleted; {_called(owner)} makes another")
 
     async def _release(self, pod: Json) -> Outcome:
+        kept: list[Path] = []
+        try:
+            return await self._released(pod, kept)
+        except UserError as error:
+            if not kept:
+                raise
+            says = f"{error}; if it is gone, create it with: kubectl create -f {kept[0]}"
+            return _outcome(pod, Took.FAILED, says, kept[0])
+
+    async def _released(self, pod: Json, kept: list[Path]) -> Outcome:
+        """As `_release`, which is to know of the manifest that was written, in `kept`, also if this raises."""
+        lost = False  # an answer to a deletion, which may have been done
         for _ in range(_TRIES):
             owner = controller(pod)
             why = await self._template_says_us(pod, owner) if owner else ""
@@ -130,26 +147,31 @@ class Release:
                 took, says = await self._of_job(pod, owner, act=True)
                 if took is not Took.DELETED or says:
                     return _outcome(pod, took, says)
-            manifest = None if owner else await self._written(pod)
+            manifest: Json = {}
+            if not owner:
+                manifest, file = await self._written(pod)
+                kept[:] = [file]
             try:
                 await self._delete(pod)
-            except Refused as refused:
-                if refused.status not in (404, 409):
+            except UserError as error:
+                said = error.status if isinstance(error, Refused) else 0
+                if _is_final(error) and said != 404:
                     raise
-                now = await self._now(pod)
-                if now is None:
-                    return _outcome(pod, Took.LEFT, "it is gone, or another pod has its name")
-                if now["spec"].get("nodeName"):
-                    return _outcome(pod, Took.LEFT, f"it got node {now['spec']['nodeName']} meanwhile")
-                if not found.is_stuck(now):
-                    return _outcome(pod, Took.LEFT, "it is on its way out")
-                pod = now
-                continue
+                lost = lost or said not in (404, 409, 429)
+                now = await self._seen(pod)
+                if now and found.is_stuck(now):
+                    pod = now
+                    await asyncio.sleep(_POLL_S)
+                    continue
+                why = _left(now, lost=lost)
+                if now is None and why and kept:  # the HTTP client may have sent it twice, and the first one did it
+                    why += f"; if nobody deleted it but this, create it with: kubectl create -f {kept[0]}"
+                if why:
+                    return _outcome(pod, Took.LEFT, why, *kept)
             if owner:
                 return _outcome(pod, Took.DELETED, f"{_called(owner)} makes another")
-            assert manifest is not None  # a bare pod has one
-            return await self._again(pod, *manifest)
-        return _outcome(pod, Took.FAILED, f"it changed {_TRIES} times while we looked: try again")
+            return await self._again(pod, manifest, file)
+        return _outcome(pod, Took.FAILED, f"it was still there after {_TRIES} tries: try again", *kept)
 
     async def _of_job(self, pod: Json, owner: Json, *, act: bool) -> tuple[Took, str]:
         """What becomes of the waiting pods of a Job, decided and done once for all of them; DELETED without a word
@@ -168,7 +190,10 @@ class Release:
             return Took.LEFT, f"{called} is managed by {job['spec']['managedBy']}: let that make it anew"
         if not await jobs.running(self.cluster, job):
             if act:
-                await jobs.renew(self.cluster, job)
+                try:
+                    await jobs.renew(self.cluster, job)
+                except UserError as error:  # and none of its other pods suspends it once more
+                    return Took.FAILED, str(error)
             return Took.DELETED, f"{called} {'was' if act else 'would be'} suspended and resumed, and makes another"
         waiting = self._waiting[str(owner["uid"])]
         if jobs.bears(job, waiting):
@@ -195,7 +220,10 @@ class Release:
                 raise UserError(f"it would come back to {self.name}: an admission policy sends it there")
         file = self.folder / f"{meta['namespace']}_{meta['name']}.json"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A manifest may hold passwords, and the cluster showed it to its user alone.
+            file.touch(mode=0o600)
+            file.chmod(0o600)  # of one that was there
             with file.open("w") as out:
                 json.dump(made, out, indent=2)
                 out.flush()
@@ -220,12 +248,25 @@ class Release:
         return _outcome(pod, Took.RECREATED, f"now of {scheduler}", file)
 
     async def _gone(self, pod: Json) -> bool:
-        for _ in range(int(_GONE_S / _POLL_S)):
-            now = await self._now(pod)
-            if now is None:
-                return True
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + _GONE_S
+        while await self._seen(pod) is not None:
+            if loop.time() > ends_s:
+                return False
             await asyncio.sleep(_POLL_S)
-        return False
+        return True
+
+    async def _seen(self, pod: Json) -> Json | None:
+        """As `_now`, asked again and again while the API server is busy or away. Raises UserError in the end."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + _GONE_S
+        while True:
+            try:
+                return await self._now(pod)
+            except UserError as error:
+                if _is_final(error) or loop.time() > ends_s:
+                    raise
+            await asyncio.sleep(_POLL_S)
 
     async def _created(self, manifest: Json) -> Json:
         """Create it, again and again while the API server is busy or away. Raises UserError in the end."""
@@ -238,8 +279,7 @@ class Release:
                 exists = isinstance(error, Refused) and error.reason == "AlreadyExists"
                 if exists and await self._is_ours_made(manifest):  # an answer was lost
                     return manifest
-                final = isinstance(error, Refused) and error.status not in (409, 429) and error.status < 500
-                if (final and not _quota(error)) or loop.time() > ends_s:
+                if (_is_final(error) and not _quota(error)) or loop.time() > ends_s:
                     raise
             await asyncio.sleep(_POLL_S)
 
@@ -260,7 +300,7 @@ class Release:
             "preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]},
         }  # fmt: skip
         what = f"delete pods in namespace {meta['namespace']}"
-        await self.cluster.ask("DELETE", f"{collection('pods', meta['namespace'])}/{meta['name']}", what, body)
+        await self.cluster.ask("DELETE", object_path("pods", meta["name"], meta["namespace"]), what, body)
 
     async def _now(self, pod: Json) -> Json | None:
         """The same pod as it is now; None if it is gone."""
@@ -270,7 +310,7 @@ class Release:
     async def _named(self, meta: Json) -> Json | None:
         what = f"get pods in namespace {meta['namespace']}"
         try:
-            return await self.cluster.get(f"{collection('pods', meta['namespace'])}/{meta['name']}", what)
+            return await self.cluster.get(object_path("pods", meta["name"], meta["namespace"]), what)
         except Refused as refused:
             if refused.status == 404:
                 return None
@@ -292,7 +332,7 @@ class Release:
         resource, group = _OWNERS[owner["kind"]]
         try:
             held = await self.cluster.get(
-                f"{collection(resource, namespace, group)}/{owner['name']}", f"get {resource} in namespace {namespace}"
+                object_path(resource, owner["name"], namespace, group), f"get {resource} in namespace {namespace}"
             )
         except Refused:
             return ""
@@ -305,7 +345,7 @@ async def take_back(cluster: Cluster, release: Release, taken: Sequence[str], st
     for name in taken:
         patch = {"metadata": {"labels": {found.OPT_IN: None}}}
         await cluster.ask(
-            "PATCH", f"/api/v1/namespaces/{quote(name, safe='')}", f"patch namespace {name}", patch,
+            "PATCH", object_path("namespaces", name), f"patch namespace {name}", patch,
             content_type="application/merge-patch+json",
         )  # fmt: skip
     for _ in range(int(_LABEL_S / _POLL_S)):
@@ -317,6 +357,20 @@ async def take_back(cluster: Cluster, release: Release, taken: Sequence[str], st
         f"the label is off, but new pods of {', '.join(left)} still go to {release.name}: something else sends them, "
         "such as another admission policy or webhook"
     )
+
+
+def _is_final(error: UserError) -> bool:
+    """The API server has said no, did nothing, and would say no again."""
+    return isinstance(error, Refused) and 400 <= error.status < 500 and error.status not in (408, 409, 429)
+
+
+def _left(now: Json | None, *, lost: bool) -> str:
+    """Why nothing more is done with a pod that does not wait any more; empty if it was we who deleted it."""
+    if now is None:
+        return "" if lost else "it is gone, or another pod has its name"
+    if now["spec"].get("nodeName"):
+        return f"it got node {now['spec']['nodeName']} meanwhile"
+    return "" if lost and now["metadata"].get("deletionTimestamp") else "it is on its way out"
 
 
 def _quota(error: UserError) -> bool:
@@ -335,10 +389,12 @@ def _called(owner: Json) -> str:
 
 @contextmanager
 def _between_pods() -> Iterator[list[int]]:
-    """Ctrl-C is noted in the list, and no more: between deletion and creation it would lose a pod."""
+    """What would end us is noted in the list, and no more: between deletion and creation it would lose a pod."""
     noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    held = [one for one in _ENDING if signal.getsignal(one) is not signal.SIG_IGN]  # as nohup has it
+    before = {one: signal.signal(one, lambda number, _: noted.append(number)) for one in held}
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -101,7 +101,7 @@ def _asked_of(parts: Parts) -> Iterator[Right]:
         too_much = _TOO_MUCH if role == found.SCHEDULER else (*_TOO_MUCH, *_TOO_MUCH_FOR_WATCHERS)
         for verb, group, resource in too_much:
             yield Right(account, verb, group, resource, wanted=False)
-    namespace, lease = parts.lease
+    namespace, lease = parts.lease or ("", "")
     if lease and found.SCHEDULER in (held := accounts(parts)):
         for verb in ("get", "update"):
             yield Right(held[found.SCHEDULER], verb, "coordination.k8s.io", "leases", namespace, lease)

@@ -15,6 +15,7 @@ from nodewise.cli.kubectl.cluster import (
     Json,
     KubeconfigOption,
     Refused,
+    SystemOption,
     collection,
     gathered,
 )
@@ -26,20 +27,23 @@ from nodewise.core.errors import UserError
 
 
 def command(
-    kubeconfig: KubeconfigOption = None, context: ContextOption = None, output: OutputOption = Format.TABLE
+    system: SystemOption = "",
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+    output: OutputOption = Format.TABLE,
 ) -> None:
     """Show the parts that run, who leads, the namespaces that have joined, and how the policies fare."""
     with Cluster(kubeconfig, context) as cluster:
-        told = cluster.run(status(cluster))
+        told = cluster.run(status(cluster, system))
     if output is Format.JSON:
         printed(told["parts"], **{key: held for key, held in told.items() if key != "parts"})
     else:
         show(told)
 
 
-async def status(cluster: Cluster) -> Json:
+async def status(cluster: Cluster, system: str = "") -> Json:
     """All of it as plain JSON; what may not be read is in `unknown`, a sentence each."""
-    parts = await found.find(cluster)
+    parts = await found.find(cluster, system)
     unknown: list[str] = [parts.config_refused] if parts.config_refused else []
 
     def known(answer: Any, otherwise: Any) -> Any:
