@@ -1,6 +1,7 @@
 """Builders that many tests share, as session fixtures (so that property tests may use them too)."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.pods import NodeSpec
 from nodewise.core.state import ClusterState
 from nodewise.core.types import UNKNOWN_S, CostRates, Kind, PodRequest, SlaClass
+
+os.environ.pop("COLUMNS", None)  # pytest-xdist tells its workers a width; commands are tested as in a pipe
 
 GIB = 2.0**30
 

@@ -113,7 +113,8 @@ def _script(what: Start, root: Path) -> str:
     lines += ["printf '# nobody\\n' >etc/resolv.conf"]
     there = [path for path in SYSTEM if Path(path).exists() and not (path[1:] in MERGED and Path(path).is_symlink())]
     own = [Mount(Path(path), path, read_only=True) for path in there]
-    for mount in (*own, *what.mounts):
+    # What lies deeper comes later: the clone of the repository may itself be below a path that the pod mounts, as /tmp.
+    for mount in sorted((*own, *what.mounts), key=lambda each: len(Path(each.path).parts)):
         here, inside = shlex.quote(str(mount.here)), shlex.quote("." + mount.path)
         if mount.here.is_dir():
             lines.append(f"mkdir -p {inside}")
