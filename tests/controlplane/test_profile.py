@@ -14,6 +14,7 @@ import pytest
 from nodewise.core.errors import UserError
 from nodewise_operator.resources import NodeProfile
 from nodewise_operator.resources.generate import crd
+from nodewise_operator.workloads import WORKLOADS
 from nodewise_simulator.controlplane import (
     ApiError,
     ControlPlane,
@@ -30,6 +31,8 @@ from .conftest import skip_or_fail
 
 Json = dict[str, Any]
 NAMESPACE = "profiling"
+SIZE = "0.1"
+SORT, MATMUL = (f"{name}-{WORKLOADS[name].size(float(SIZE))}" for name in ("sort", "matmul"))
 GIB = 1 << 30
 CONTROLLERS = "job-controller,garbage-collector-controller"  # the one for nodes would miss their leases
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/nodeprofiles.nodewise.dev"
@@ -92,7 +95,7 @@ def kubeconfig(cluster: ControlPlane) -> Path:
 
 def command(kubeconfig: Path, *more: str) -> list[str]:
     called = [sys.executable, "-m", "nodewise.cli.main", "profile", "--kubeconfig", str(kubeconfig)]
-    called += ["--image", "nodewise:test", "--namespace", NAMESPACE, "--size", "0.1", "--runs", "1"]
+    called += ["--image", "nodewise:test", "--namespace", NAMESPACE, "--size", SIZE, "--runs", "1"]
     return [*called, "-o", "json", *more]
 
 
@@ -152,13 +155,13 @@ def test_workloads_run_on_each_class_and_their_results_are_printed_and_kept(
         assert (told["not_kept"], told["left_out"]) == ("", {})
         (sort,) = profiles(cluster)["m4.xlarge"].values()
         assert {row["node_class"]: row["seconds"] for row in told["rows"]} == pytest.approx(
-            {c: kept["sort-500000"]["seconds"] for c, kept in profiles(cluster).items()}
+            {c: kept[SORT]["seconds"] for c, kept in profiles(cluster).items()}
         )
         assert (sort["node"], sort["runs"]) == ("old-1", 1)
         assert "lower" not in sort  # one run has no interval
         profile(kubeconfig, "--workloads", "matmul", "--class", "m4.xlarge")
-        assert profiles(cluster)["m4.xlarge"].keys() == {"sort-500000", "matmul-250"}
-        assert profiles(cluster)["g5.xlarge"].keys() == {"sort-500000"}
+        assert profiles(cluster)["m4.xlarge"].keys() == {SORT, MATMUL}
+        assert profiles(cluster)["g5.xlarge"].keys() == {SORT}
 
     assert jobs(cluster) == []
     ran_on = [finished.node for finished in kubelet.finished]
