@@ -40,6 +40,16 @@ class Result:
     metrics: dict[str, float]
     placements: tuple[str, ...]
     """Node of each pod by arrival; empty for one that never got any."""
+    completion_s: tuple[float, ...] = ()
+    """Quantiles 0, 1, … 100 % of creation to end of the counted pods."""
+
+
+def completions(world: World, outcomes: Sequence[Outcome]) -> tuple[float, ...]:
+    """Quantiles of creation to end, as `Result.completion_s`; a pod that never ended ends when the last one did."""
+    ends = np.array([o.finished_s for o in outcomes])
+    ends = np.where(np.isnan(ends), np.nanmax(ends) if not np.isnan(ends).all() else 0.0, ends)
+    flow = ends - np.array([p.request.created_s for p in world.pods])
+    return tuple(np.percentile(flow[world.warm :], np.arange(101)).tolist())
 
 
 def measure(world: World, outcomes: Sequence[Outcome], rates: CostRates | None = None) -> dict[str, float]:

@@ -13,7 +13,7 @@ from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder
 from nodewise_simulator import scenarios
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine
-from nodewise_simulator.metrics import Result, measure
+from nodewise_simulator.metrics import Result, completions, measure
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.world import World
 
@@ -59,7 +59,8 @@ def play(
         p50, p99 = np.percentile(direct.took_s, [50, 99]) * 1e3
         metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}
     name = policy.name + (ORACLE if oracle else "")
-    return Result(world.scenario, name, world.seed, metrics, tuple(o.node for o in outcomes)), direct
+    placements = tuple(o.node for o in outcomes)
+    return Result(world.scenario, name, world.seed, metrics, placements, completions(world, outcomes)), direct
 
 
 def simulate(scenario: str, policy: str, seed: int, bundle: Path | None = None) -> Result:
