@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,29 +12,64 @@ from typing import Annotated
 import typer
 
 from nodewise.cli.output import Format, OutputOption, console, document, names, progress, seeds, table
+from nodewise.commit import commit
+from nodewise.core.errors import UserError
 
 _FEW = 5
+
+
+class Engine(StrEnum):
+    """What runs the grid."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def command(
     policies: Annotated[
         str,
-        typer.Option(help="Names with commas between them (see `nodewise policies`), or folders of bundles as ./DIR."),
+        typer.Option(
+            help="Names with commas between them (see `nodewise policies`), folders of bundles as ./DIR, or `all` that "
+            "the scenario has."
+        ),
     ],
-    scenario: Annotated[str, typer.Option(help="NAME, or NAME@key=value,… to set its parameters.")] = "hetero",
+    scenarios: Annotated[
+        list[str],
+        typer.Option("--scenario", help="NAME, or NAME@key=value,… to set its parameters; may be given again."),
+    ] = ["hetero"],  # noqa: B006  typer reads it once
     seed_list: Annotated[str, typer.Option("--seeds", help="As in 1-20 or 1,3,7-9: one world each.")] = "1-20",
-    baseline: Annotated[str, typer.Option(help="What cost_ratio is to.", show_default="the first policy")] = "",
+    baseline: Annotated[str, typer.Option(help="What ratios are to.", show_default="the first policy")] = "",
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="File or folder that scenarios of traces read, in the schema of theirs.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the seeds.")] = 1,
+    engine: Annotated[Engine, typer.Option(help="local, or ray for the cluster of $RAY_ADDRESS.")] = Engine.LOCAL,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for rows.json, rows.csv, runs.parquet, plots and report.html; runs are kept there."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the runs that --out holds already.")] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Run policies side by side on the same worlds: mean and 95 % interval over seeds, ratios paired by seed."""
     chosen, numbers = names(policies, "--policies"), seeds(seed_list)
-    from nodewise_simulator.compare import compare
+    if resume and out is None:
+        raise UserError("--resume goes on from the runs of a folder; name it with --out")
+    from nodewise_simulator.compare import Grid, Kept, run, write
 
+    asked = tuple(_with_trace(text, trace) for text in scenarios)
+    grid = Grid(asked, chosen, numbers, baseline, bundle)
+    grid.check()
+    line = shlex.join(["nodewise", *sys.argv[1:]])
+    kept = None if out is None else Kept(out, line, resume=resume)
     with progress() as tell:
-        told = partial(tell, f"{len(chosen)} policies on {scenario}", unit="worlds")
-        rows = compare(scenario, chosen, numbers, baseline=baseline, bundle=bundle, jobs=jobs, progress=told)
+        counts = "/".join(dict.fromkeys(str(len(grid.of(scenario))) for scenario in asked))
+        told = partial(tell, f"{counts} policies on {', '.join(asked)}", unit="worlds")
+        results = run(grid, jobs=jobs, engine=engine.value, kept=kept, progress=told)
+    rows = grid.rows(results)
+    if out is not None:
+        write(out, grid, results, rows, {"command": line, "commit": commit()})
     note = _note(len(numbers))
     if output is Format.JSON:
         document(rows, **({"note": note} if note else {}))
@@ -39,6 +77,16 @@ def command(
     table(rows)
     if note:
         console.print(note)
+    if out is not None:
+        console.print(f"{out / 'report.html'} holds these numbers with plots; beside it rows.csv and runs.parquet")
+
+
+def _with_trace(scenario: str, trace: Path | None) -> str:
+    if trace is None:
+        return scenario
+    if "," in str(trace):
+        raise UserError(f"--trace {trace} has a comma in it, which separates parameters; name a path without")
+    return f"{scenario}{',' if '@' in scenario else '@'}trace={trace}"
 
 
 def _note(count: int) -> str:

@@ -37,6 +37,7 @@ COMMANDS = {
 EXTRAS = {
     "extender": ("aiohttp", "fastapi", "kubernetes", "onnxruntime", "prometheus_client", "uvicorn", "yaml"),
     "operator": ("duckdb", "kopf", "pg8000", "sqlalchemy"),
+    "ray": ("ray",),
     "simulator": ("cryptography", "matplotlib", "numba"),
     "training": ("onnx", "onnxscript", "tensorboard", "torch"),
 }

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from nodewise.commit import commit
 from nodewise.core.errors import UserError
+from nodewise.core.units import number as number  # every command prints numbers alike
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
@@ -67,14 +68,6 @@ def table(rows: Sequence[Any], *, metrics: Sequence[str] = ()) -> None:
     made.sort(key=lambda row: metrics.index(row["metric"]) if metrics else 0)
     for scenario in dict.fromkeys(row["scenario"] for row in made):
         console.print(_table([row for row in made if row["scenario"] == scenario], scenario))
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, without an exponent."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{min(max(digits, 0), 4)}f}"
 
 
 def seeds(text: str) -> tuple[int, ...]:

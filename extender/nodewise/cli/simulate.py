@@ -18,11 +18,10 @@ def command(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Run one policy through one scenario."""
-    from nodewise_simulator.compare import rows_of
-    from nodewise_simulator.run import simulate
+    from nodewise_simulator.compare import Grid, run
 
-    result = simulate(scenario, policy, seed, bundle)
-    rows = [row for row in rows_of(scenario, (policy,), [[result]], policy) if row.metric != "cost_ratio"]
+    grid = Grid((scenario,), (policy,), (seed,), bundle=bundle)
+    rows = [row for row in grid.rows(run(grid)) if not row.metric.endswith("_ratio")]
     if output is Format.JSON:
         document(rows)
     else:

@@ -66,3 +66,11 @@ def stamp(time_s: float) -> str:
     text = (_EPOCH + timedelta(seconds=whole_s + carry_s)).strftime("%Y-%m-%dT%H:%M:%S")
     part = f".{nanos:09d}".rstrip("0") if nanos else ""
     return f"{text}{part}Z"
+
+
+def number(value: float | None) -> str:
+    """For people: four significant digits, without an exponent; a dash for what is not finite."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{min(max(digits, 0), 4)}f}"

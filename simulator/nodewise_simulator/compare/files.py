@@ -1,0 +1,63 @@
+"""A comparison as files: numbers for programs (JSON, CSV, Parquet), plots, and a report for people."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nodewise.core.errors import UserError
+from nodewise_simulator.compare.plots import pictures
+from nodewise_simulator.compare.report import report
+from nodewise_simulator.compare.rows import Row
+from nodewise_simulator.metrics import Result
+
+if TYPE_CHECKING:
+    from nodewise_simulator.compare.grid import Grid
+
+ROWS, RUNS, REPORT = "rows", "runs.parquet", "report.html"
+
+
+def write(folder: Path, grid: Grid, results: Sequence[Result], rows: Sequence[Row], about: Mapping[str, str]) -> None:
+    """Write all of them; `about` says what made them: {command, commit}.
+
+    rows.json and rows.csv hold the numbers with their intervals, runs.parquet one row per scenario, policy, seed and
+    metric. Raises UserError if a file cannot be written.
+    """
+    try:
+        whole = {**about, "seeds": grid.seeds, "rows": [_finite(row.as_dict()) for row in rows]}
+        (folder / f"{ROWS}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+        with (folder / f"{ROWS}.csv").open("w", newline="") as out:
+            table = csv.DictWriter(out, list(Row.__dataclass_fields__))
+            table.writeheader()
+            table.writerows(row.as_dict() for row in rows)
+        _parquet(folder / RUNS, results, about)
+        drawn = pictures(grid, results, rows)
+        for name, svg in drawn.items():
+            (folder / f"{name}.svg").write_text(svg)
+        (folder / REPORT).write_text(report(grid, rows, drawn, about))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written ({error.strerror}); name another folder") from error
+
+
+def _parquet(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
+    import duckdb
+
+    rows = [
+        (r.scenario, r.policy, r.seed, metric, value, about["commit"], about["command"])
+        for r in results for metric, value in r.metrics.items()
+    ]  # fmt: skip
+    with duckdb.connect() as db:
+        db.execute(
+            "CREATE TABLE runs (scenario VARCHAR, policy VARCHAR, seed BIGINT, metric VARCHAR, value DOUBLE, "
+            "commit VARCHAR, command VARCHAR)"
+        )
+        db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        db.execute(f"COPY (SELECT * FROM runs ORDER BY ALL) TO '{str(path).replace(chr(39), chr(39) * 2)}'")  # noqa: S608
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

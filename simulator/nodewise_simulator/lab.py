@@ -1,0 +1,81 @@
+"""Everything that can be played by name: scenarios of Kubernetes worlds, and studies that play themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nodewise.core.errors import UserError
+from nodewise.policies import LEARNED, POLICIES
+from nodewise_simulator import scenarios
+from nodewise_simulator.metrics import UNITS, Result
+from nodewise_simulator.named import parameters
+from nodewise_simulator.run import check_bundle, play, resolve
+from nodewise_simulator.sources import STUDIES
+from nodewise_simulator.studies import Study
+
+_STUDIES: Mapping[str, Study] = {study.name: study for study in STUDIES}
+
+
+def known() -> tuple[str, ...]:
+    """Every name that `--scenario` takes."""
+    return (*scenarios.SCENARIOS, *_STUDIES)
+
+
+def policies_of(scenario: str) -> tuple[str, ...]:
+    """All policies that can be played in a scenario. Raises UserError if there is no such scenario."""
+    study = _study(scenario)
+    return (*POLICIES, LEARNED) if study is None else tuple(study.policies)
+
+
+def units_of(scenario: str) -> Mapping[str, str]:
+    """Unit of each metric of a scenario."""
+    study = _study(scenario)
+    return UNITS if study is None else study.units
+
+
+def headline_of(scenario: str) -> str:
+    """The metric that policies are compared by."""
+    study = _study(scenario)
+    return "cost" if study is None else study.headline
+
+
+def check(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None) -> None:
+    """Refuse what `play_seed` would refuse. Raises UserError."""
+    study = _study(scenario)
+    if study is None:
+        check_bundle(policies, bundle)
+        for name in policies:
+            resolve(name, bundle)
+        scenarios.make(scenario, seed)
+        return
+    _options(study, scenario)
+    for name in policies:
+        if name not in study.policies:
+            raise UserError(
+                f"scenario {study.name} has no policy {name!r}; choose of {', '.join(study.policies)}, or write all"
+            )
+
+
+def play_seed(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None) -> list[Result]:
+    """These policies on the same world of one seed. Raises UserError for an unknown scenario, policy or bundle."""
+    study = _study(scenario)
+    if study is None:
+        found = [resolve(name, bundle) for name in policies]
+        world = scenarios.make(scenario, seed)
+        return [play(world, policy, oracle=oracle)[0] for policy, oracle in found]
+    options = _options(study, scenario)
+    return [Result(scenario, name, seed, study.play(name, seed, **options), ()) for name in policies]
+
+
+def _study(scenario: str) -> Study | None:
+    name = scenario.partition("@")[0]
+    if name in scenarios.SCENARIOS:
+        return None
+    if name not in _STUDIES:
+        raise UserError(f"there is no scenario {name!r}; choose one of {', '.join(known())}")
+    return _STUDIES[name]
+
+
+def _options(study: Study, scenario: str) -> Mapping[str, object]:
+    return parameters(scenario, study.play, ("policy", "seed"))

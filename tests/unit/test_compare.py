@@ -1,0 +1,132 @@
+"""`nodewise compare`: what it keeps, what it goes on from, and what it writes."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from nodewise.cli.main import main
+from nodewise.core.errors import UserError
+from nodewise_simulator import lab
+from nodewise_simulator.compare import Grid, Kept, Row, run, write
+from nodewise_simulator.metrics import Result
+from nodewise_simulator.studies import Study
+
+SMALL = "S0q@pods=20,warm=5"
+GRID = Grid((SMALL, "S0q@pods=20,warm=5,rho=0.5"), ("kube-default", "earliest-finish-time"), (1, 2, 3))
+
+
+def costs(results: list[Result]) -> dict[tuple[str, str, int], float]:
+    return {(r.scenario, r.policy, r.seed): r.metrics["cost"] for r in results}
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
+    """What was really run, by scenario, policy and seed."""
+    seen: list[tuple[str, str, int]] = []
+    real = lab.play_seed
+
+    def noted(scenario: str, seed: int, policies: tuple[str, ...], bundle: Path | None = None) -> list[Result]:
+        seen.extend((scenario, name, seed) for name in policies)
+        return real(scenario, seed, policies, bundle)
+
+    monkeypatch.setattr(lab, "play_seed", noted)
+    return seen
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was_and_ends_with_the_same_numbers(
+    tmp_path: Path, played: list[tuple[str, str, int]]
+) -> None:
+    whole = run(GRID, kept=Kept(tmp_path, "x", resume=False))
+    assert len(played) == len(set(played)) == 12
+    path = tmp_path / "results.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:8]) + "\n" + lines[8][:50])  # the ninth line was being written
+    played.clear()
+    told: list[tuple[int, int]] = []
+    again = run(GRID, kept=Kept(tmp_path, "x", resume=True), progress=lambda done, total: told.append((done, total)))
+    assert len(played) == 5
+    assert told[-1] == (6, 6)
+    assert costs(again) == costs(whole)
+    assert [r.mean for r in GRID.rows(again) if r.metric == "cost"] == [
+        r.mean for r in GRID.rows(whole) if r.metric == "cost"
+    ]
+    played.clear()
+    assert costs(run(GRID, kept=Kept(tmp_path, "x", resume=True))) == costs(whole)
+    assert played == []
+
+
+def test_results_are_never_written_over_nor_put_together_with_those_of_other_code(tmp_path: Path) -> None:
+    Kept(tmp_path, "x", resume=False)
+    with pytest.raises(UserError, match="--resume"):
+        Kept(tmp_path, "x", resume=False)
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"command": "x", "commit": "0" * 40}) + "\n")
+    with pytest.raises(UserError, match=r"0{12}.*unlike code"):
+        Kept(tmp_path, "x", resume=True)
+    path.write_text("{}\n")
+    with pytest.raises(UserError, match="not what nodewise compare writes"):
+        Kept(tmp_path, "x", resume=True)
+
+
+def test_all_files_hold_the_same_numbers_and_the_report_needs_nothing_else(tmp_path: Path) -> None:
+    results = run(GRID)
+    rows = GRID.rows(results)
+    write(tmp_path, GRID, results, rows, {"command": "nodewise compare '<script>'", "commit": "abc"})
+    made = json.loads((tmp_path / "rows.json").read_text())
+    assert (made["commit"], made["seeds"]) == ("abc", [1, 2, 3])
+    assert [Row(**row) for row in made["rows"]] == rows
+    with (tmp_path / "rows.csv").open() as read:
+        assert [float(row["mean"]) for row in csv.DictReader(read)] == [row.mean for row in rows]
+    means = (
+        duckdb.connect()
+        .execute(
+            f"SELECT scenario, policy, avg(value) FROM '{tmp_path}/runs.parquet' WHERE metric = 'cost' GROUP BY ALL"
+        )
+        .fetchall()
+    )
+    assert {(s, p): pytest.approx(v) for s, p, v in means} == {
+        (row.scenario, row.policy): row.mean for row in rows if row.metric == "cost"
+    }
+    report = (tmp_path / "report.html").read_text()
+    assert "<script" not in report
+    assert "&lt;script&gt;" in report
+    assert not re.search(r"(src|href)=[\"'](?!#)", report)  # an SVG names parts of itself
+    assert report.count("<svg") == 3
+    assert all(name in report for name in (*GRID.scenarios, *GRID.policies))
+
+
+def test_a_ray_cluster_gives_the_numbers_of_this_process() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nodewise[ray]'")
+    few = Grid((SMALL,), ("kube-default", "index"), (1, 2))
+    assert costs(run(few, engine="ray")) == costs(run(few))
+
+
+def exited() -> object:
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def half(policy: str, seed: int, size: float = 1.0) -> dict[str, float]:
+    return {"makespan": size * seed * (0.5 if policy == "good" else 1.0)}
+
+
+def test_a_study_brings_its_own_policies_and_is_compared_by_its_headline(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = Study("toy", "", "", {"bad": "", "good": ""}, {"makespan": "s"}, "makespan", half)
+    monkeypatch.setattr(lab, "_STUDIES", {"toy": study})
+    argv = ["compare", "--scenario", "toy@size=4", "--policies", "all", "--seeds", "1-3", "-o", "json"]
+    monkeypatch.setattr("sys.argv", ["nodewise", *argv])
+    assert exited() == 0
+    rows = {(r["policy"], r["metric"]): r for r in json.loads(capsys.readouterr().out)["rows"]}
+    assert rows["good", "makespan"]["mean"] == 4.0
+    assert (rows["good", "makespan_ratio"]["mean"], rows["good", "makespan_ratio"]["unit"]) == (0.5, "to bad")
+    for line, word in (("toy@nope=1", "nope"), ("toy", "scenario toy has no policy 'index'")):
+        monkeypatch.setattr("sys.argv", ["nodewise", "compare", "--scenario", line, "--policies", "index"])
+        assert exited() == 2
+        assert word in capsys.readouterr().err
