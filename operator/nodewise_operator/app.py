@@ -66,6 +66,9 @@ class Operator:
     """Of probes and metrics."""
     tasks: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
     begun_s: float = field(default_factory=time.monotonic)
+    scheduler_leads: Callable[[], float] = lambda: math.nan
+    """1 while a scheduler of ours holds its Lease, 0 while none does, nan while that is not known; of the hook that
+    follows the Lease."""
 
     async def on_intake(self, work: Callable[[], T], *, within_s: float | None = None) -> T:
         """Run `work` in the intake's thread, where state, store and estimator may be used; its result.

@@ -17,7 +17,7 @@ from nodewise_operator.app import Hook, Operator
 from nodewise_operator.auth import Auth, TokenReviews, anyone, service_accounts
 from nodewise_operator.channel_server import RefusedError, channel_app
 from nodewise_operator.channel_serving import checked, serving
-from nodewise_operator.placement_status import FORGOTTEN_S, Reported
+from nodewise_operator.placement_status import FORGOTTEN_S, Hearing, Reported
 from nodewise_operator.settings import OperatorSettings
 from nodewise_operator.store import StoreUnavailable, Unstorable
 
@@ -87,7 +87,10 @@ def channel_hooks() -> tuple[Hook, ...]:
         await channel(operator, heard)
 
     async def keep_placement_status(operator: Operator) -> None:
-        await placement_status.run(operator.api, reports.values)
+        def hearing() -> Hearing:
+            return Hearing(channel=wanted(operator.settings), leads=operator.scheduler_leads())
+
+        await placement_status.run(operator.api, reports.values, hearing=hearing)
 
     return serve_channel, keep_placement_status
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,9 @@ from typing import Any
 from kubernetes.aio.client import ApiClient
 from pydantic import ValidationError
 
+from nodewise import policies
 from nodewise.channel.messages import PolicyReport, Report
+from nodewise.core.errors import UserError
 from nodewise.kube.placement import PlacementPolicy, placement_policy
 from nodewise_operator.resources.base import whole_second
 from nodewise_operator.resources.conditions import Fact, conditions
@@ -47,7 +50,41 @@ class Reported:
     """By the operator's clock, in epoch seconds."""
 
 
-def policy_status(obj: Json, reports: Iterable[Reported], now_s: float, overruled: str = "") -> Json:
+@dataclass(frozen=True, slots=True)
+class Hearing:
+    """What an operator that heard of no extender may make of it."""
+
+    channel: bool = True
+    """Whether extenders can report to it at all."""
+    leads: float = math.nan
+    """1 while a scheduler of ours holds its Lease, 0 while none does, nan while that is not known."""
+
+    @property
+    def nobody(self) -> bool:
+        """Whether there is no extender, and not only none that is heard."""
+        return self.leads == 0 or (self.channel and math.isnan(self.leads))
+
+    @property
+    def why(self) -> str:
+        """Why it is not known what the extenders run, where there may be some; with what to do."""
+        if self.channel:
+            return (
+                "a scheduler leads, but no extender reports, so what they run is not known here: see `kubectl nodewise "
+                "status` and the extenders' logs"
+            )
+        return (
+            "extenders have no channel to the operator, so what they run is not known here: see `kubectl nodewise "
+            "status`, or set the chart's channel.tls.mode"
+        )
+
+
+ALL_EARS = Hearing()
+"""There is a channel, and nobody knows of a Lease."""
+
+
+def policy_status(
+    obj: Json, reports: Iterable[Reported], now_s: float, overruled: str = "", hearing: Hearing = ALL_EARS
+) -> Json:
     """The status of one PlacementPolicy; `overruled` says why it never applies, if it does not."""
     name, uid = obj["metadata"]["name"], obj["metadata"].get("uid") or ""
     generation, mode = obj["metadata"]["generation"], obj["spec"]["mode"]
@@ -58,13 +95,13 @@ def policy_status(obj: Json, reports: Iterable[Reported], now_s: float, overrule
     in_force = sum(one.generation == generation for one in holding)
     decisions, fallbacks = sum(one.decisions for _, one in told if one), sum(_fallbacks(one) for _, one in told if one)
     refused = [(r.report.extender, one.refused) for r, one in told if one and one.refused and r in heard]
-    facts = (
-        Fact("Ready", False, "Overruled", overruled[:1024])
-        if overruled
-        else _ready(mode, generation, in_force, len(heard), len(known), refused),
-        _degraded(refused, decisions, fallbacks, len(heard), len(known)),
-        _stale(known, heard),
-    )
+    if known:
+        ready = _ready(generation, in_force, len(heard), refused)
+        facts = (ready, _degraded(refused, decisions, fallbacks, len(heard)), _stale(known, heard))
+    else:
+        facts = _unheard(obj, mode, hearing)
+    if overruled:
+        facts = (Fact("Ready", False, "Overruled", overruled[:1024]), *facts[1:])
     return PlacementPolicyStatus(
         observed_generation=generation,
         conditions=conditions(facts, obj, now_s),
@@ -141,6 +178,7 @@ async def run(
     api: ApiClient,
     source: Callable[[], Iterable[Reported]],
     *,
+    hearing: Callable[[], Hearing] = Hearing,
     look_every_s: float = LOOK_EVERY_S,
     counts_every_s: float = COUNTS_EVERY_S,
     again_s: float = 60.0,
@@ -148,8 +186,8 @@ async def run(
 ) -> None:
     """Keep the status of the PlacementPolicies up to date for ever; the owner cancels it.
 
-    `source` gives the last report of each extender, and is called in this event loop. What the API server refuses is
-    told once and tried again every `again_s` seconds.
+    `source` gives the last report of each extender; it and `hearing` are called in this event loop. What the API
+    server refuses is told once and tried again every `again_s` seconds.
     """
     live = Live(api, Resource, again_s=again_s)
     started_s, written_s = now_s(), dict[str, float]()
@@ -165,7 +203,8 @@ async def run(
             objects = live.objects if live.readable and (reports or at_s - started_s > SILENT_S) else {}
             overruled = overruling(objects)
             for name, obj in sorted(objects.items()):
-                status, before = policy_status(obj, reports, at_s, overruled.get(name, "")), obj.get("status") or {}
+                status = policy_status(obj, reports, at_s, overruled.get(name, ""), hearing())
+                before = obj.get("status") or {}
                 due = at_s - written_s.get(name, 0.0) >= counts_every_s and differs(status, before)
                 if due or differs_at_heart(status, before):
                     await live.apply(name, {"status": status}, status=True)
@@ -183,34 +222,60 @@ def _fallbacks(one: PolicyReport) -> int:
     return sum(one.fallbacks.values())
 
 
-def _ready(mode: str, generation: int, in_force: int, heard: int, known: int, refused: list[tuple[str, str]]) -> Fact:
+def _ready(generation: int, in_force: int, heard: int, refused: list[tuple[str, str]]) -> Fact:
     if refused:
         where, why = refused[0]
         return Fact("Ready", False, "Refused", f"on {where}: {why}"[:1024])
-    if known and not heard:
+    if not heard:
         return Fact("Ready", None, "Silent", "no extender was heard lately, so nobody can tell")
     if in_force < heard:
         return Fact(
             "Ready", False, "NotEverywhere", f"generation {generation} is in force on {in_force} of {heard} extenders"
         )
-    if heard:
-        return Fact("Ready", True, "InForce", f"generation {generation} is in force on every extender")
-    if mode in ("Advise", "Off"):
-        return Fact("Ready", True, "NoExtenderNeeded", f"no extender reports, and mode {mode} needs none")
-    why = f"no extender reports, and mode {mode} needs one: install Nodewise's scheduler, or use mode Advise"
-    return Fact("Ready", False, "NoExtender", why)
+    return Fact("Ready", True, "InForce", f"generation {generation} is in force on every extender")
 
 
-def _degraded(refused: list[tuple[str, str]], decisions: int, fallbacks: int, heard: int, known: int) -> Fact:
+def _degraded(refused: list[tuple[str, str]], decisions: int, fallbacks: int, heard: int) -> Fact:
     if refused:
         where = ", ".join(extender for extender, _ in refused)
         return Fact("Degraded", True, "Refused", f"something else than was named decides on {where}"[:1024])
     if decisions >= _FEW and fallbacks > _MOST_FALLBACKS * decisions:
         return Fact("Degraded", True, "Fallbacks", "the fallback rule took more than half of the decisions")
     if not heard:
-        why = "Silent" if known else "NoExtender"
-        return Fact("Degraded", None, why, "no extender reports, so nobody can tell whether what was named can decide")
+        why = "no extender reports, so nobody can tell whether what was named can decide"
+        return Fact("Degraded", None, "Silent", why)
     return Fact("Degraded", False, "AsNamed", "what was named decides")
+
+
+def _unheard(obj: Json, mode: str, hearing: Hearing) -> tuple[Fact, Fact, Fact]:
+    """What can be told where no extender reports: whether there is one at all, and whether the name can be one."""
+    reason = "NoExtender" if hearing.nobody else "NotHeard"
+    if unknown := _no_such_rule(obj):
+        ready = Fact("Ready", False, "UnknownPolicy", unknown)
+    elif mode in ("Advise", "Off"):
+        ready = Fact("Ready", True, "NoExtenderNeeded", f"no extender reports, and mode {mode} needs none")
+    elif hearing.nobody:
+        remedy = "install Nodewise's scheduler, see why it does not run, or use mode Advise"
+        ready = Fact("Ready", False, reason, f"no extender reports, and mode {mode} needs one: {remedy}")
+    else:
+        ready = Fact("Ready", None, reason, hearing.why)
+    why = "no extender reports, so nobody can tell whether what was named can decide"
+    return ready, Fact("Degraded", None, reason, why), Fact("Stale", None, reason, "no extender was ever heard")
+
+
+def _no_such_rule(obj: Json) -> str:
+    """Why what the policy names cannot decide, as far as can be told without an extender; empty if it may.
+
+    Bundles are folders of the extenders: nobody else knows which there are.
+    """
+    name = placement_policy(obj).policy
+    if name in ("", policies.LEARNED):
+        return ""
+    try:
+        policies.rule(name)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _stale(known: list[Reported], heard: list[Reported]) -> Fact:

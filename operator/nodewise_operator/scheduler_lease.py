@@ -129,6 +129,8 @@ async def follow_scheduler(operator: Operator) -> None:
     if not settings.scheduler_name:
         await asyncio.Event().wait()
     waiting, lease = Waiting(), _lease(operator)
+    if lease is not None:
+        operator.scheduler_leads = lambda: lease.held
     _gauges(operator, waiting, lease)
     while True:
         if lease is not None:

@@ -161,6 +161,39 @@ def test_a_release_grows_shrinks_goes_and_comes_back_and_what_is_worth_it_outliv
     assert installed.plane.call("GET", f"{NodeProfile.path()}/m6i")["spec"] == profile["spec"]
 
 
+def test_a_secret_that_is_missing_or_lacks_a_key_is_named_by_the_notes(
+    restricted: ControlPlane, tmp_path: Path
+) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets"
+    helm = Helm(tmp_path, restricted.kubeconfig)
+    postgres = {"store": {"postgres": {"existingSecret": {"name": "database"}}}}
+    values = helm.values({**FEATURES["scheduling-existing-secret"], "operator": postgres})
+
+    def warnings() -> list[str]:
+        told = helm("install", RELEASE, CHART, "--namespace", NAMESPACE, "--dry-run=server", *values)
+        return [line for line in told.splitlines() if line.startswith("WARNING: Secret ")]
+
+    channel = (
+        "WARNING: Secret channel (channel.tls.existingSecret.name) {}: operator and schedulers do not start until it"
+    )
+    first, second = warnings()
+    assert first == channel.format("does not exist")
+    assert second.startswith(
+        "WARNING: Secret database (operator.store.postgres.existingSecret.name) does not exist: the operator"
+    )
+    try:
+        data = {"tls.crt": "", "tls.key": ""}
+        restricted.call("POST", path, {"metadata": {"name": "channel"}, "data": data})
+        restricted.call("POST", path, {"metadata": {"name": "database"}, "data": {"url": ""}})
+        assert warnings() == [channel.format("has no ca.crt")]
+        patch = {"data": {"ca.crt": ""}}
+        restricted.call("PATCH", f"{path}/channel", patch, "application/merge-patch+json")
+        assert warnings() == []
+    finally:
+        for name in ("channel", "database"):
+            restricted.call("DELETE", f"{path}/{name}")
+
+
 def test_a_second_release_cannot_opt_in_by_the_same_label(installed: Installed) -> None:
     installed("install", {"scheduling": {"enabled": True}})
 

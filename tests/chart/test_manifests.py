@@ -1,11 +1,14 @@
 """Files that are made from others are as they would be made now; `--write-rendered` makes them."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+
+from nodewise.policies import LEARNED, POLICIES
 
 from .conftest import CHART, FEATURES, MINORS, NAMESPACE, ROOT, Helm, Render
 from .documents import explained, granted, uncommented, values_table, with_section
@@ -51,6 +54,14 @@ def test_the_chart_installs_the_generated_definitions(same: Same) -> None:
     for name, text in generated.items():
         same(CHART / "files" / "crds" / name, text)
     assert {path.name for path in (CHART / "files" / "crds").iterdir()} == generated.keys()
+
+
+def test_the_schema_takes_every_policy_there_is_and_no_other(same: Same) -> None:
+    """With another name the pods would not start, and the message would be in their logs only."""
+    path = CHART / "values.schema.json"
+    schema = json.loads(path.read_text())
+    schema["definitions"]["policy"] = {"enum": ["", *POLICIES, LEARNED]}
+    same(path, json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
 
 
 def test_every_value_stands_in_the_readme(same: Same) -> None:

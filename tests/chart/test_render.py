@@ -290,8 +290,8 @@ def test_labels_and_annotations_of_the_user_never_stand_beside_ours_and_ours_win
 
 def test_names_that_look_like_numbers_stay_names(render: Render, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = {"tls": {"mode": "certManager", "certManager": {"issuerRef": {"name": "5"}}}}
-    scheduling = {"enabled": True, "schedulerName": "123", "priorityClassName": "7", "extender": {"policy": "1e3"}}
-    operator = {"priorityClassName": "8", "policy": "9", "store": {"storageClass": "6"}}
+    scheduling = {"enabled": True, "schedulerName": "123", "priorityClassName": "7"}
+    operator = {"priorityClassName": "8", "store": {"storageClass": "6"}}
     values = {"channel": channel, "scheduling": scheduling, "operator": operator, "nameOverride": "2"}
     objects = render(values)
     config = yaml.safe_load(find(objects, "ConfigMap", "-scheduler")["data"]["config.yaml"])

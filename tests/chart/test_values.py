@@ -29,6 +29,14 @@ BAD: dict[str, tuple[Json, str]] = {
         {"operator": {"source": "kops"}},
         "at '/operator/source': value must be one of 'kopf', 'informer'",
     ),
+    "a policy that nobody has": (
+        {"operator": {"policy": "nonsense"}},
+        "at '/operator/policy': value must be one of '', 'kube-default', ",
+    ),
+    "a policy of the extender that nobody has": (
+        {"scheduling": {**ON, "extender": {"policy": "economics"}}},
+        "at '/scheduling/extender/policy': value must be one of '', 'kube-default', ",
+    ),
     "a malformed digest": (
         {"operator": {"image": {"digest": "sha256:abc"}}},
         "at '/operator/image/digest': 'sha256:abc' does not match pattern '^(sha256:[a-f0-9]{64})?$'",

@@ -9,23 +9,26 @@ import pytest
 from nodewise.core.annotations import SLA_CLASS, hints
 from nodewise_simulator.controlplane import ControlPlane
 
-from .admission import KINDS, Cluster, helm, need, pod, pods, workload
+from .admission import KINDS, MERGE, Cluster, helm, need, pod, pods, workload
 
 Json = dict[str, Any]
 LABEL = "nodewise.dev/scheduling"
+DRY_NAMESPACE = "/api/v1/namespaces?dryRun=All"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """With the policy of the chart as it is installed without any values."""
+    """With the policies of the chart that warn."""
     need()
     with ControlPlane() as plane:
         made = Cluster(plane)
         plane.create_namespace("warn")
-        for thing in helm("scheduling.enabled=false", files=("annotations",)):
+        for thing in helm(files=("annotations", "namespaces")):
             made.apply(thing)
         wrong = pod("probe", {"annotations": {SLA_CLASS: "prod"}})
-        made.wait(lambda: made.ask("POST", f"{pods('warn')}?dryRun=All", wrong)[2], "the policy is at work")
+        made.wait(lambda: made.ask("POST", f"{pods('warn')}?dryRun=All", wrong)[2], "the policy on pods is at work")
+        joined = {"metadata": {"name": "probe", "labels": {LABEL: "yes"}}}
+        made.wait(lambda: made.ask("POST", DRY_NAMESPACE, joined)[2], "the policy on namespaces is at work")
         yield made
 
 
@@ -35,7 +38,11 @@ HINTS = {SLA_CLASS: "batch", "nodewise.dev/deadline-seconds": "600", "nodewise.d
 
 def warnings(cluster: Cluster, annotations: Json, labels: Json | None = None) -> list[str]:
     thing = pod("probe", {"annotations": annotations, "labels": labels or {}})
-    status, answer, told = cluster.ask("POST", f"{pods('warn')}?dryRun=All", thing)
+    return warned_of(cluster, f"{pods('warn')}?dryRun=All", thing)
+
+
+def warned_of(cluster: Cluster, path: str, thing: Json) -> list[str]:
+    status, answer, told = cluster.ask("POST", path, thing)
     assert status == 201, answer
     return [re.sub(r"^Validation failed for .* with binding '[^']*': ", "", text) for text in told]
 
@@ -90,3 +97,70 @@ def test_who_writes_a_workload_is_warned_of_what_its_pods_would_not_be_read_for(
     assert misplaced.endswith(("spec.template.metadata.annotations",))
     _, _, told = cluster.ask("POST", f"{path.format('warn')}?dryRun=All", workload(kind, "probe", HINTS, own=HINTS)[1])
     assert told == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_on_a_workload_alone_is_warned_of_with_the_place_where_it_belongs(
+    cluster: Cluster, kind: str
+) -> None:
+    """Whether the template says something of its own, or has no metadata but labels."""
+    path, thing = workload(kind, "probe", own=HINTS)
+    template = (thing["spec"]["jobTemplate"] if kind == "CronJob" else thing)["spec"]["template"]
+    where = ("spec.jobTemplate." if kind == "CronJob" else "") + "spec.template.metadata"
+    del template["metadata"]["annotations"]
+    if kind in ("Job", "CronJob"):
+        del template["metadata"]
+    (told,) = warned_of(cluster, f"{path.format('warn')}?dryRun=All", thing)
+    assert told == f"annotation {', '.join(HINTS)} is ignored here: it belongs to the pods, in {where}.annotations"
+    for field in ("labels", "annotations"):
+        thing["metadata"] = {"name": "probe", field: {LABEL: "disabled"}}
+        (told,) = warned_of(cluster, f"{path.format('warn')}?dryRun=All", thing)
+        assert told == (
+            f'nodewise.dev/scheduling is ignored here: "disabled" belongs to the pods, in {where}.labels, and '
+            '"enabled" on the namespace'
+        )
+    template.setdefault("metadata", {}).setdefault("labels", {})[LABEL] = "disabled"
+    assert warned_of(cluster, f"{path.format('warn')}?dryRun=All", thing) == []
+    thing["metadata"] = {"name": "probe", "annotations": {"nodewise.dev/sla-clas": "batch"}}
+    (told,) = warned_of(cluster, f"{path.format('warn')}?dryRun=All", thing)
+    assert told.startswith("annotation nodewise.dev/sla-clas is not known: ")
+
+
+def test_the_jobs_of_a_cron_job_are_not_its_pods(cluster: Cluster) -> None:
+    path, thing = workload("CronJob", "probe")
+    thing["spec"]["jobTemplate"]["metadata"] = {"annotations": {SLA_CLASS: "batch"}, "labels": {LABEL: "disabled"}}
+    misplaced, opt_out = warned_of(cluster, f"{path.format('warn')}?dryRun=All", thing)
+    assert misplaced.endswith("in spec.jobTemplate.spec.template.metadata.annotations")
+    assert "in spec.jobTemplate.spec.template.metadata.labels" in opt_out
+
+
+def test_a_hint_that_is_a_label_is_warned_of(cluster: Cluster) -> None:
+    assert warnings(cluster, {}, {SLA_CLASS: "batch"}) == [f"label {SLA_CLASS} is ignored: make it an annotation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meta", "says"),
+    [
+        ("team", {"labels": {LABEL: "true"}}, '"true" does not bring a namespace under Nodewise, only enabled does'),
+        ("team", {"annotations": {LABEL: "enabled"}}, "on a namespace it has to be a label"),
+        ("nodewise-system", {"labels": {LABEL: "enabled"}}, "stay with the default scheduler"),
+        ("team", {"labels": {LABEL: "enabled"}}, ""),
+        ("team", {"labels": {LABEL: "disabled"}}, ""),
+        ("nodewise-system", {"labels": {"team": "platform"}}, ""),
+    ],
+)
+def test_a_namespace_that_does_not_join_though_somebody_thinks_so_is_warned_of(
+    cluster: Cluster, name: str, meta: Json, says: str
+) -> None:
+    told = warned_of(cluster, DRY_NAMESPACE, {"metadata": {"name": name, **meta}})
+    assert len(told) == bool(says)
+    assert not told or told[0].endswith(says) or says in told[0]
+
+
+def test_a_label_that_is_changed_later_is_looked_at_too(cluster: Cluster) -> None:
+    path = "/api/v1/namespaces/warn?dryRun=All"
+    for value, most in (("true", 1), ("enabled", 0)):
+        patch = {"metadata": {"labels": {LABEL: value}}}
+        status, answer, told = cluster.ask("PATCH", path, patch, content_type=MERGE)
+        assert status == 200, answer
+        assert len(told) == most

@@ -10,9 +10,11 @@ import threading
 import time
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.install.people import person, refused, unused
 from tests.install.plane import GIB, RUNS_S, Plane
 from tests.install.release import (
     ACCOUNTS,
@@ -27,7 +29,7 @@ from tests.install.release import (
     user,
     values,
 )
-from tests.install.rights import did, granted
+from tests.install.rights import RBAC, Did, did, granted
 
 from nodewise_simulator.controlplane import node, pod, taint
 
@@ -35,6 +37,8 @@ Json = dict[str, Any]
 PODS = "/api/v1/namespaces/{}/pods"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/nodewise-scheduler"
 POLICY = "/apis/nodewise.dev/v1alpha1/placementpolicies/batch"
+RBAC_GROUP = "rbac.authorization.k8s.io"
+REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 DEDICATED = "nodewise.dev/dedicated"
 OPTED_IN = {"nodewise.dev/scheduling": "enabled"}
 LEADS_AGAIN_S = 15.0
@@ -105,10 +109,10 @@ def leader(plane: Plane) -> str:
     return holder.partition("_")[0]
 
 
-def nodewise(plane: Plane, *words: str) -> str:
-    """`kubectl nodewise …`, as the admin."""
+def nodewise(plane: Plane, *words: str, kubeconfig: Path | None = None) -> str:
+    """`kubectl nodewise …`, as the admin if nobody else is named."""
     code = "from nodewise.cli.kubectl.main import main; main()"
-    argv = [sys.executable, "-c", code, *words, "--kubeconfig", str(plane.control.kubeconfig)]
+    argv = [sys.executable, "-c", code, *words, "--kubeconfig", str(kubeconfig or plane.control.kubeconfig)]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=plane.folder, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -190,6 +194,43 @@ def test_kubectl_nodewise_reads_all_of_it_through_the_api_server(cluster: Plane)
     nodewise(plane, "doctor")  # it would exit with 1 if anything were wrong
 
 
+@pytest.mark.parametrize("command", ["status", "explain", "advise", "profiles", "doctor"])
+def test_a_command_needs_the_rights_that_the_chart_tells_of_it_and_uses_them(cluster: Plane, command: str) -> None:
+    plane = cluster
+    kubeconfig = person(plane, command, "batch")
+    placed = next(p for p in plane.control.list_pods("batch") if p["metadata"]["name"].startswith("work-"))
+    more = {
+        "explain": ("-n", "batch", placed["metadata"]["name"]),
+        "advise": ("--policy", "economic", "--draws", "3"),  # its answer does not matter here, its time does
+    }
+    said = nodewise(plane, command, *more.get(command, ()), "-o", "json", kubeconfig=kubeconfig)
+    assert "you may not" not in said
+    assert refused(plane, command) <= {Did("list", "pods", "", "")}  # everywhere first, then where it is installed
+    assert unused(plane, command) == set()
+
+
+def test_who_may_view_or_edit_the_cluster_may_do_so_with_our_kinds(cluster: Plane) -> None:
+    plane = cluster
+    kinds = {"nodeprofiles": "", "placementpolicies": "", "policymodels": "", "trainingruns": "batch"}
+    for role in ("view", "edit"):
+        binding = {"roleRef": {"apiGroup": RBAC_GROUP, "kind": "ClusterRole", "name": role}}
+        for where, who in (("", role), ("namespaces/batch/", f"{role}-of-batch")):
+            subjects = [{"apiGroup": RBAC_GROUP, "kind": "User", "name": who}]
+            path = f"{RBAC}/{where}{'rolebindings' if where else 'clusterrolebindings'}"
+            plane.call("POST", path, {"metadata": {"name": who}, **binding, "subjects": subjects})
+
+    def may(who: str, verb: str, resource: str) -> bool:
+        asked = {"verb": verb, "group": "nodewise.dev", "resource": resource, "namespace": kinds[resource]}
+        review = plane.call("POST", REVIEWS, {"spec": {"user": who, "resourceAttributes": asked}})
+        return bool(review["status"]["allowed"])
+
+    plane.wait(lambda: may("edit", "create", "placementpolicies"), 20, "the roles are aggregated")
+    assert {(who, kind) for who in ("view", "edit") for kind in kinds if not may(who, "list", kind)} == set()
+    assert [who for who in ("view", "edit-of-batch") if may(who, "patch", "placementpolicies")] == []
+    assert not any(may("edit", verb, "nodeprofiles") for verb in ("create", "patch", "delete"))
+    assert may("view-of-batch", "list", "trainingruns")
+
+
 def test_when_the_leader_is_killed_the_other_binds_within_its_lease_and_no_pod_is_lost(cluster: Plane) -> None:
     plane = cluster
     first = leader(plane)
@@ -233,18 +274,16 @@ def test_when_the_leader_is_killed_the_other_binds_within_its_lease_and_no_pod_i
 
 def test_every_request_was_allowed_and_every_right_of_our_roles_is_used_or_justified(cluster: Plane) -> None:
     plane = cluster
-    unused: dict[tuple[str, str, str], str] = {}
+    idle: dict[tuple[str, str, str], str] = {}
     for account in ACCOUNTS:
         events = by_account(plane, account)
-        refused = [e for e in events if e["annotations"].get("authorization.k8s.io/decision") != "allow"]
-        assert not refused, Counter((e["verb"], e["requestURI"]) for e in refused)
+        denied = [e for e in events if e["annotations"].get("authorization.k8s.io/decision") != "allow"]
+        assert not denied, Counter((e["verb"], e["requestURI"]) for e in denied)
         rights, done = granted(plane.call, account, NAMESPACE), did(events)
         assert len(done) > 5
         ours = [right for right in rights if right.role not in KUBERNETES_ROLES]
-        unused |= {
-            (account, each.verb, each.resource): "" for each in ours if not any(each.covers(one) for one in done)
-        }
-    assert unused.keys() == JUSTIFIED.keys()
+        idle |= {(account, each.verb, each.resource): "" for each in ours if not any(each.covers(one) for one in done)}
+    assert idle.keys() == JUSTIFIED.keys()
 
 
 def test_the_tokens_that_were_used_are_those_that_were_mounted_and_come_from_their_pods(cluster: Plane) -> None:
@@ -284,8 +323,10 @@ def test_after_uninstall_new_pods_go_to_the_default_scheduler_and_release_frees_
     assert len(waiting(plane, "nodewise")) == 50 + k
     assert plane.call("GET", POLICY)["metadata"]["uid"] == kept
 
-    said = nodewise(plane, "release", "-n", "batch", "--yes")
+    said = nodewise(plane, "release", "-n", "batch", "--yes", kubeconfig=person(plane, "release", "batch"))
     assert f"{20 + k} recreated" in said
+    assert refused(plane, "release") <= {Did("list", "pods", "", "")}
+    assert unused(plane, "release") == set()
     # Pods of a Job that were deleted count as failed, and seven of them as the whole Job.
     plane.wait(lambda: len(waiting(plane, "default-scheduler")) == 50, 20, "all wait for the default scheduler")
     assert not waiting(plane, "nodewise")

@@ -92,3 +92,21 @@ def _ours(plane: Plane) -> bool:
     probe = {"metadata": {"name": "probe"}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
     made = plane.call("POST", "/api/v1/namespaces/team-a/pods?dryRun=All", probe)
     return bool(made["spec"]["schedulerName"] == "nodewise")
+
+
+def test_without_a_channel_a_policy_says_that_nobody_can_tell_or_that_its_name_is_no_policys(plane: Plane) -> None:
+    """The operator of the test before, which knows that a scheduler leads, and hears no extender."""
+    path = "/apis/nodewise.dev/v1alpha1/placementpolicies"
+    for name, spec in (("right", {"policy": "economic"}), ("wrong", {"policy": "nonsense"})):
+        policy = {"apiVersion": "nodewise.dev/v1alpha1", "kind": "PlacementPolicy", "metadata": {"name": name}}
+        plane.call("POST", path, {**policy, "spec": {"mode": "Active", "namespaces": [name], **spec}})
+
+    def ready(name: str) -> dict[str, str]:
+        told = plane.call("GET", f"{path}/{name}").get("status", {}).get("conditions", [{}])[0]
+        return {key: told.get(key, "") for key in ("status", "reason", "message")}
+
+    plane.wait(lambda: ready("wrong")["reason"] and ready("right")["reason"] == "NotHeard", 60, "the status of both")
+    assert ready("right")["status"] == "Unknown"
+    assert "see `kubectl nodewise status`" in ready("right")["message"]
+    assert (ready("wrong")["status"], ready("wrong")["reason"]) == ("False", "UnknownPolicy")
+    assert ready("wrong")["message"].startswith("there is no policy 'nonsense'; choose one of ")

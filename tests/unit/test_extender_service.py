@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from nodewise import policies
 from nodewise.core.decide import PolicyRefusalError
@@ -19,6 +20,7 @@ from nodewise.core.errors import UserError
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.state import ClusterState
 from nodewise.core.types import Fallback
+from nodewise.extender.admin import admin_app
 from nodewise.extender.explain import explain
 from nodewise.extender.journal import Journal
 from nodewise.extender.service import Service
@@ -242,6 +244,23 @@ async def test_an_explanation_adds_up_and_says_in_words_what_decided() -> None:
     assert "mostly because of delay" in told["words"]
     assert "bound it to node-2 instead" in told["words"]
     json.dumps(told)
+
+
+async def test_an_explanation_names_the_node_whose_room_is_held_for_another_pod() -> None:
+    made = service(Scores(lambda m: np.arange(m)))
+    whole = [{"name": "main", "resources": {"requests": {"cpu": "8"}}}]
+    preemptor = pod("preemptor", schedulerName="default-scheduler", priority=100, containers=whole)
+    preemptor["status"]["nominatedNodeName"] = "node-3"
+    watch(made, "ADDED", preemptor)
+    await made.prioritize(request(pod("a")), NOW_S)
+    answer = TestClient(admin_app(made)).get("/explain/default/a").json()
+    assert (answer["winner"], answer["passed_over"]) == ("node-2", ["node-3"])
+    assert " node-3 was passed over, for a preemption holds room there " in answer["words"]
+    watch(made, "DELETED", preemptor)
+    await made.prioritize(request(pod("b")), NOW_S)
+    answer = TestClient(admin_app(made)).get("/explain/default/b").json()
+    assert (answer["winner"], answer["passed_over"]) == ("node-3", [])
+    assert "passed over" not in answer["words"]
 
 
 async def test_every_decision_on_our_pods_is_a_line_of_the_journal(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from nodewise.channel.messages import PolicyReport, Report
 from nodewise_operator.channel_hook import remember
 from nodewise_operator.placement_status import (
+    ALL_EARS,
+    Hearing,
     Reported,
     differs,
     differs_at_heart,
@@ -33,8 +35,8 @@ def reported(extender: str = "e-1", ago_s: float = 1.0, **told: Any) -> Reported
     return Reported(report, NOW_S - ago_s)
 
 
-def of(obj: Json, *reports: Reported) -> tuple[Json, dict[str, tuple[str, str]]]:
-    status = policy_status(obj, reports, NOW_S)
+def of(obj: Json, *reports: Reported, hearing: Hearing = ALL_EARS) -> tuple[Json, dict[str, tuple[str, str]]]:
+    status = policy_status(obj, reports, NOW_S, hearing=hearing)
     PlacementPolicy.model_validate({"spec": obj["spec"], "status": status})
     return status, {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
 
@@ -108,6 +110,40 @@ def test_only_shadow_and_active_need_an_extender(mode: str, ready: str) -> None:
     status, said = of(policy(mode))
     assert said["Ready"][0] == ready
     assert "inForce" not in status
+
+
+@pytest.mark.parametrize(
+    ("hearing", "ready", "says"),
+    [
+        (Hearing(channel=False, leads=1.0), ("Unknown", "NotHeard"), "or set the chart's channel.tls.mode"),
+        (Hearing(channel=False), ("Unknown", "NotHeard"), "extenders have no channel to the operator"),
+        (Hearing(channel=True, leads=1.0), ("Unknown", "NotHeard"), "a scheduler leads, but no extender reports"),
+        (Hearing(channel=False, leads=0.0), ("False", "NoExtender"), "see why it does not run"),
+        (Hearing(channel=True, leads=0.0), ("False", "NoExtender"), "install Nodewise's scheduler"),
+    ],
+)
+def test_an_operator_that_hears_nobody_says_whether_there_may_be_somebody(
+    hearing: Hearing, ready: tuple[str, str], says: str
+) -> None:
+    status, said = of(policy(), hearing=hearing)
+    assert said == {"Ready": ready, "Degraded": ("Unknown", ready[1]), "Stale": ("Unknown", ready[1])}
+    assert says in status["conditions"][0]["message"]
+    assert of(policy("Advise"), hearing=hearing)[1]["Ready"] == ("True", "NoExtenderNeeded")
+    assert of(policy(), reported(), hearing=hearing)[1]["Ready"] == ("True", "InForce")
+
+
+@pytest.mark.parametrize("mode", ["Active", "Advise"])
+def test_a_name_that_no_policy_has_is_refused_by_the_operator_where_no_extender_reports(mode: str) -> None:
+    def named(hearing: Hearing, name: str) -> tuple[str, str]:
+        status, said = of({**policy(mode), "spec": {"mode": mode, "policy": name}}, hearing=hearing)
+        if said["Ready"][1] == "UnknownPolicy":
+            assert status["conditions"][0]["message"].startswith("there is no policy 'nonsense'; choose one of ")
+        return said["Ready"]
+
+    for hearing in (Hearing(channel=False, leads=1.0), Hearing(channel=True), Hearing(channel=False, leads=0.0)):
+        assert named(hearing, "nonsense") == ("False", "UnknownPolicy")
+        for known in ("economic", "learned"):
+            assert named(hearing, known)[1] in ("NotHeard", "NoExtender", "NoExtenderNeeded")
 
 
 def test_a_conditions_time_is_that_of_its_last_change() -> None:

@@ -110,6 +110,23 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{ include "nodewise.operator.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end }}
 
+{{/*
+What a Secret lacks, for a sentence; empty if nothing, or if there is no cluster that could be asked (helm template).
+Takes (dict "root" $ "name" its-name "keys" list).
+*/}}
+{{- define "nodewise.secretLacks" -}}
+{{- if lookup "v1" "Namespace" "" "kube-system" -}}
+{{- $lacks := list -}}
+{{- with lookup "v1" "Secret" .root.Release.Namespace .name -}}
+{{- $data := .data | default dict -}}
+{{- range $key := $.keys }}{{ if not (hasKey $data $key) }}{{ $lacks = append $lacks $key }}{{ end }}{{ end -}}
+{{- with $lacks }}has no {{ join ", " . }}{{ end -}}
+{{- else -}}
+does not exist
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* Flags by which `kubectl nodewise release` finds pods of a scheduler that it cannot ask any more. */}}
 {{- define "nodewise.releaseFlags" -}}
 --scheduler-name {{ .Values.scheduling.schedulerName }}

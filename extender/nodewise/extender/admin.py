@@ -69,6 +69,7 @@ def admin_app(service: Service, watch: BundleWatch | None = None, placement: Pla
             _columns(service, record),
             record.mode,
             record.placement_policy,
+            record.passed_over,
         )
         return _json(told | {"time_s": record.time_s, "latency_us": record.latency_us})
 

@@ -29,7 +29,7 @@ _REASONS = {
 
 def explain(
     decision: Decision, view: ClusterView | None, names: Sequence[str], bound: str = "", columns: Sequence[str] = (),
-    mode: Mode = Mode.ACTIVE, placement_policy: str = "",
+    mode: Mode = Mode.ACTIVE, placement_policy: str = "", passed_over: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """What `/explain` answers, as plain JSON.
 
@@ -38,7 +38,8 @@ def explain(
     `believed_cents` is the believed cost of each candidate whatever policy scored: for `economic` it is the score.
     `correction_cents` is what a learned policy adds to it: score = correction - believed cost. It may add anything to
     all candidates alike, so only differences of corrections mean something. All cents are weighted by `weights`, which
-    are told where they are not all 1: those of the `placement_policy` that applied, if one did.
+    are told where they are not all 1: those of the `placement_policy` that applied, if one did. `passed_over` are
+    candidates whose room is held for another pod.
     """
     weights = view.rates.weights if view is not None else Weights()
     winner = names[decision.winner] if decision.winner >= 0 else None
@@ -65,8 +66,9 @@ def explain(
         "neutral": decision.neutral or None,
         "reply": dict(decision.reply),
         "candidates_seen": len(decision.candidates),
+        "passed_over": list(passed_over),
         "candidates": by_rank,
-        "words": _words(decision, by_rank, bound, economic, weights, mode, placement_policy),
+        "words": _words(decision, by_rank, bound, economic, weights, mode, placement_policy, passed_over),
     }
 
 
@@ -115,7 +117,7 @@ def _candidates(
 
 def _words(
     decision: Decision, by_rank: Sequence[Mapping[str, Any]], bound: str, economic: str | None, weights: Weights,
-    mode: Mode, placement_policy: str,
+    mode: Mode, placement_policy: str, passed_over: Sequence[str],
 ) -> str:  # fmt: skip
     pod = decision.pod.name
     whose = f"PlacementPolicy {placement_policy}" if placement_policy else "--default-mode"
@@ -143,6 +145,8 @@ def _words(
         if decision.fallback is Fallback.OUT_OF_RANGE and weights != Weights():
             text += " with all weights 1"
         text += ".)"
+    if passed_over:
+        text += f" {_some(passed_over)} passed over, for a preemption holds room there that this pod would have taken."
     if mode is Mode.SHADOW:
         text += f" The scheduler was not told ({whose} says shadow)"
         return text + (f", and bound it to {'the same node' if bound == first['node'] else bound}." if bound else ".")
@@ -151,6 +155,12 @@ def _words(
     if bound and bound != first["node"]:
         text += f" The scheduler bound it to {bound} instead: what the pod's author prefers, or room, outweighed us."
     return text
+
+
+def _some(nodes: Sequence[str]) -> str:
+    """The first of them by name, as a subject."""
+    shown = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+    return f"{shown} {'was' if len(nodes) == 1 else 'were'}"
 
 
 def _by_score(policy: str, first: Mapping[str, Any], second: Mapping[str, Any] | None) -> str:

@@ -31,6 +31,8 @@ class Record:
     """The PlacementPolicy that applied; empty if none did."""
     columns: tuple[str, ...] = ()
     """What the policy that was asked looks at, by name."""
+    passed_over: tuple[str, ...] = ()
+    """Candidates that were not considered, since their room is held for another pod, by name."""
 
 
 class Records:

@@ -146,6 +146,7 @@ class Service:
         view = state.view(request, now_s)
         unclaimed = self.cache.unclaimed(request, view, rows)
         self.telemetry.claimed_nodes.inc(len(rows) - len(unclaimed))
+        claimed = np.setdiff1d(rows, unclaimed) if len(unclaimed) < len(rows) else ()
         rows = unclaimed
         if told:
             view = cost.weighted(view, told.weights)
@@ -160,6 +161,7 @@ class Service:
                 self.telemetry.assumed.inc()
         record = Record(decision, view, view.nodes.name, now_s, view.sequence, mode=applied.mode, placement_policy=name)
         record.columns = columns_of(asker.policy)
+        record.passed_over = tuple(view.nodes.name[row] for row in claimed)
         return record
 
     def _stand_aside(self, request: PodRequest, applied: Applied, now_s: float) -> None:

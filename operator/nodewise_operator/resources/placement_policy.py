@@ -128,8 +128,9 @@ class PlacementPolicyStatus(Model):
     observed_generation: Count | None = None
     """The metadata.generation that this was made from."""
     conditions: Conditions | None = None
-    """`Ready`: in force as written on every extender. `Degraded`: something else than was named decides, somewhere.
-    `Stale`: an extender was silent for half a minute."""
+    """`Ready`: in force as written on every extender; Unknown with reason NotHeard where extenders do not report, as
+    without a channel. `Degraded`: something else than was named decides, somewhere. `Stale`: an extender was silent
+    for half a minute."""
     policy: Word | None = None
     """What decides; several, with commas, where extenders differ."""
     in_force: Annotated[str, Field(max_length=32)] | None = None
