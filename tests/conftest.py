@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,31 @@ from nodewise.core.types import UNKNOWN_S, CostRates, Kind, PodRequest, SlaClass
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist tells its workers a width; commands are tested as in a pipe
 
+HERE = Path(__file__).parent
 GIB = 2.0**30
+
+LONGEST_FILES = (
+    "controlplane/test_operator.py",
+    "install/test_admission.py",
+    "install/test_install.py",
+    "controlplane/test_kubectl.py",
+    "controlplane/test_modes.py",
+    "controlplane/test_placement.py",
+    "chart/test_apply.py",
+    "parity/test_served.py",
+    "parity/test_published.py",
+    "controlplane/test_nominated.py",
+    "unit/test_store_damage.py",
+    "unit/test_store.py",
+    "unit/test_training.py",
+    "unit/test_channel.py",
+    "unit/test_extender_guard.py",
+    "unit/test_kubectl_cli.py",
+    "unit/test_watch.py",
+    "unit/test_cli.py",
+    "unit/test_kubectl_release.py",
+)
+"""What takes longest, longest first: begun last, one worker would work on it while the others have nothing left."""
 
 PodOf = Callable[..., PodRequest]
 NodeOf = Callable[..., NodeSpec]
@@ -74,6 +99,11 @@ def _busy(nodes: int = 12, pods: int = 40, seed: int = 0, shift_s: float = 0.0) 
         state.estimator.observe(state.estimator.row(request), state.estimator.column(node_class), ran)
     state.queue(_pod("waits", sla=SlaClass.PRODUCTION))
     return state
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {HERE / name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.fixture(scope="session")

@@ -48,12 +48,15 @@ def user(account: str) -> str:
     return f"system:serviceaccount:{NAMESPACE}:{account}"
 
 
-def bound_by(plane: Plane, namespace: str) -> dict[str, tuple[str, str]]:
-    """User and source address of the request that bound each pod of the namespace, by the pod's name."""
+def bound_by(plane: Plane, namespace: str, *, cut: bool = False) -> dict[str, tuple[str, str]]:
+    """User and source address of the request that bound each pod of the namespace, by the pod's name.
+
+    With `cut` also of requests whose answer nobody waited for: who is killed as it binds may have bound.
+    """
     found = {}
     for event in plane.audit():
         ref = event.get("objectRef") or {}
         binding = ref.get("resource") == "pods" and ref.get("subresource") == "binding"
-        if binding and ref["namespace"] == namespace and event["responseStatus"]["code"] == 201:
+        if binding and ref["namespace"] == namespace and (cut or event["responseStatus"]["code"] == 201):
             found[ref["name"]] = (event["user"]["username"], event["sourceIPs"][0])
     return found

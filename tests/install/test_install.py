@@ -266,7 +266,8 @@ def test_when_the_leader_is_killed_the_other_binds_within_its_lease_and_no_pod_i
     by = {name: address for name, (_, address) in bound_by(plane, "batch").items() if name in pods}
     taken_s = _seconds(after["acquireTime"]) - _seconds(before["renewTime"])
     print(f"the other led {taken_s:.1f} s after the last renewal; {len(pods)} pods, bound by {Counter(by.values())}")
-    assert by.keys() == pods
+    assert len(pods - by.keys()) <= 1  # one at a time is bound as its scheduler is killed
+    assert pods <= bound_by(plane, "batch", cut=True).keys()
     assert plane.runner.pods[other].pod_ip in by.values()
     assert taken_s < LEADS_AGAIN_S
     plane.wait(lambda: len(plane.ready(NAMESPACE, "scheduler")) == 2, 60, "the killed one is back")

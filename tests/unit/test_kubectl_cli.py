@@ -53,6 +53,7 @@ class Api:
         second["metadata"]["name"] = "scheduler-1"
         answers: dict[str, Json] = {
             "/api/v1/pods": {"items": [OPERATOR, SCHEDULER, second] if "labelSelector" in query else [pending("w")]},
+            "/version": {"gitVersion": "v1.36.1"},
             "/api/v1/namespaces": {
                 "items": [{"metadata": {"name": "team", "labels": {"nodewise.dev/scheduling": "enabled"}}}]
             },
@@ -107,7 +108,38 @@ def test_explain_tells_what_is_recorded_when_no_extender_remembers(cli: Callable
     changes = {"0:8889/proxy/explain/team/a": forgotten, "1:8889/proxy/explain/team/a": forgotten}
     code, _, err = cli(Api(**changes, **{"proxy/pods": (200, {"pods": []})}), "explain", "a")
     assert (code, "nothing is known of pod team/a" in err) == (2, True)
-    assert "write POD or NAMESPACE/POD" in cli(Api(), "explain", "a/b/c")[2]
+    assert "write POD, pod/POD or NAMESPACE/POD" in cli(Api(), "explain", "a/b/c")[2]
+
+
+def test_explain_takes_a_pod_as_kubectl_names_it_and_no_two_namespaces(
+    cli: Callable[..., tuple[int, str, str]],
+) -> None:
+    for words in (("pod/a",), ("pods/a", "-n", "team"), ("team/a",), ("team/a", "-n", "team")):
+        code, out, err = cli(Api(), "explain", *words, "-o", "json")
+        assert (code, json.loads(out or "{}").get("namespace")) == (0, "team"), err
+    code, out, err = cli(Api(), "explain", "team/a", "-n", "other")
+    assert (code, out, "team/a is in namespace team, and --namespace says other" in err) == (2, "", True)
+
+
+def test_explain_says_when_nobody_could_be_asked_and_when_nobody_is_there(
+    cli: Callable[..., tuple[int, str, str]],
+) -> None:
+    waits = {"team/pods/a": (200, pending("a")), "proxy/pods": (200, {"pods": []})}
+    down = status(503, "ServiceUnavailable", "no endpoints")
+    silent = {"0:8889/proxy/explain/team/a": down, "1:8889/proxy/explain/team/a": down}
+    _, out, _ = cli(Api(**waits, **silent), "explain", "a")
+    assert "no extender could be asked" in out
+    assert "remembers" not in out
+    assert "scheduler-1 was not asked" in out
+    _, out, _ = cli(Api(**waits, **{"/api/v1/pods": (200, {"items": [OPERATOR]})}), "explain", "a")
+    assert "a waits for nodewise, and no scheduler of Nodewise runs here" in out
+    assert "kubectl nodewise release -n team --remove-label" in " ".join(out.split())
+    placed = pending("a")
+    placed["spec"]["nodeName"] = "n1"
+    _, out, _ = cli(
+        Api(**waits | {"team/pods/a": (200, placed), "/api/v1/pods": (200, {"items": [OPERATOR]})}), "explain", "a"
+    )
+    assert "No extender runs here" in out
 
 
 def test_profiles_read_well_and_the_fastest_class_is_first(cli: Callable[..., tuple[int, str, str]]) -> None:
@@ -117,9 +149,7 @@ def test_profiles_read_well_and_the_fastest_class_is_first(cli: Callable[..., tu
     assert " ".join(lines[3]).replace("│ ", "") == "old 3 0.50 0.40–0.60 1,200 0.10 50.00–250.0"
     assert "Speeds are relative to new" in out
     code, _, err = cli(Api(nodeprofiles=status(404, "NotFound")), "profiles")
-    assert (code, err.strip()) == (
-        2, "kubectl-nodewise: there are no NodeProfiles in this cluster: install Nodewise, with its CRDs",
-    )  # fmt: skip
+    assert (code, "does not know the kind NodeProfile" in err, "helm upgrade the release" in err) == (2, True, True)
 
 
 def elsewhere(part: Json, namespace: str = "tenant") -> Json:
@@ -152,6 +182,7 @@ def test_whoever_may_list_only_his_own_pods_can_explain_and_release_them(
     mine = pending("a")
     api = Api(**{
         "/api/v1/pods": no, "nodewise-system/pods": no, "team/pods/a": (200, mine), "team/pods": (200, {"items": []}),
+        "v1/namespaces/team": no,
     })  # fmt: skip
     code, out, _ = cli(api, "explain", "a", "-o", "json")
     told = json.loads(out)
@@ -200,6 +231,59 @@ def test_status_tells_what_it_may_not_read_and_goes_on(cli: Callable[..., tuple[
 
     _, out, _ = cli(Elected(), "status")
     assert all(word in out for word in ("operator-0", "Nobody leads", "team", "NodeProfiles: 3"))
+    ahead = {"spec": {"holderIdentity": "s-0", "renewTime": "2099-01-01T00:00:00.000000Z", "leaseDurationSeconds": 10}}
+    _, out, _ = cli(Elected(**{"leases/nodewise-scheduler": (200, ahead)}), "status")
+    assert "s-0 leads, and renewed its lease 0 s ago." in out
+
+
+def test_status_tells_what_is_left_after_an_uninstall(cli: Callable[..., tuple[int, str, str]]) -> None:
+    ready = {"type": "Ready", "status": "True"}
+    policy: Json = {"metadata": {"name": "p"}, "spec": {}, "status": {"conditions": [ready]}}
+    changes: dict[str, tuple[int, Json]] = {
+        "v1/pods": (200, {"items": []}), "placementpolicies": (200, {"items": [policy]}),
+        "mutatingadmissionpolicybindings": (200, {"items": []}), "apps/v1/deployments": (200, {"items": []}),
+    }  # fmt: skip
+    gone = Api(**changes)
+    code, out, err = cli(gone, "status")
+    said = " ".join(out.split())
+    assert code == 0, err
+    assert "The label nodewise.dev/scheduling does nothing here" in said
+    assert "No operator runs: this is what was true of the policies when one last did." in said
+    told = json.loads(cli(gone, "status", "-o", "json")[1])
+    assert (told["label_acts"], told["operator_runs"]) == (False, False)
+
+
+def test_a_scheduler_that_is_scaled_to_0_is_installed_all_the_same(cli: Callable[..., tuple[int, str, str]]) -> None:
+    deployment = {
+        "metadata": {"name": "s", "namespace": "nodewise-system", "labels": SCHEDULER["metadata"]["labels"]},
+        "spec": {"replicas": 0},
+    }
+    api = Api(**{
+        "/api/v1/pods": (200, {"items": [OPERATOR]}), "nodewise-system/deployments": (200, {"items": [deployment]}),
+    })  # fmt: skip
+    _, out, _ = cli(api, "status")
+    assert "The scheduler is scaled to 0 (nodewise-system/s)" in " ".join(out.split())
+    code, out, _ = cli(api, "doctor", "-o", "json")
+    (told,) = [row for row in json.loads(out)["rows"] if "scaled to 0" in row["says"]]
+    assert (code, told["verdict"]) == (1, "fail")
+    assert told["fix"] == "kubectl scale -n nodewise-system deployment/s --replicas 2"
+
+
+def test_doctor_names_the_secrets_that_pods_of_ours_wait_for(cli: Callable[..., tuple[int, str, str]]) -> None:
+    waits = copy.deepcopy(SCHEDULER)
+    waits["status"] = {"phase": "Pending"}
+    waits["spec"]["volumes"] = [
+        {"secret": {"secretName": name, "items": [{"key": "ca.crt", "path": "ca.crt"}]}} for name in ("tls", "token")
+    ]
+    pods = {"/api/v1/pods": (200, {"items": [OPERATOR, waits]})}
+    _, out, _ = cli(Api(**pods, **{"secrets/token": (200, {"metadata": {}})}), "doctor", "-o", "json")
+    (told,) = [row for row in json.loads(out)["rows"] if row["says"].startswith("Secret")]
+    assert told["says"] == "Secret nodewise-system/tls is not there, and pods of ours wait for it"
+    assert "with the keys ca.crt" in told["fix"]
+    _, out, _ = cli(
+        Api(**pods, **{"secrets/tls": status(403, "Forbidden"), "secrets/token": (200, {})}), "doctor", "-o", "json"
+    )
+    assert "so whether nodewise-system/tls is there is unknown" in out
 
 
 def test_advise_without_the_simulator_is_one_clear_sentence(

@@ -13,10 +13,12 @@ from nodewise.cli.kubectl import checks, dedicated
 from nodewise.cli.kubectl.checks import CHECKS, KINDS, _our_schemas, examined
 from nodewise.cli.kubectl.checks_scheduler import duration_s
 from nodewise.cli.kubectl.cluster import Refused
+from nodewise.cli.kubectl.config import ConfigMap, changed_s, read_config, started_s
 from nodewise.cli.kubectl.facts import KARPENTER, Facts, Told, slim_pod
 from nodewise.cli.kubectl.findings import Finding, Verdict
-from nodewise.cli.kubectl.parts import Holder, Parts, read_config, read_metrics, split_image
+from nodewise.cli.kubectl.parts import Holder, Parts, read_metrics, split_image
 from nodewise.cli.kubectl.rights import Right, asked_of
+from nodewise.cli.kubectl.workloads import Idle, Missing, waits
 from nodewise_simulator.controlplane.profile import scheduler_config
 
 Json = dict[str, Any]
@@ -64,7 +66,9 @@ def crds() -> dict[str, Json | None]:
     return made
 
 
-def pod(name: str, scheduler: str, node: str = "", phase: str = "Running", owner: str = "ReplicaSet") -> Json:
+def pod(
+    name: str, scheduler: str, node: str = "", phase: str = "Running", owner: str = "ReplicaSet", **meta: Any
+) -> Json:
     return slim_pod(
         {
             "metadata": {
@@ -72,6 +76,7 @@ def pod(name: str, scheduler: str, node: str = "", phase: str = "Running", owner
                 "namespace": "team",
                 "creationTimestamp": CREATED,
                 "ownerReferences": [{"kind": owner}],
+                **meta,
             },
             "spec": {"schedulerName": scheduler, "nodeName": node},
             "status": {"phase": phase},
@@ -183,14 +188,59 @@ AS_TOLD: dict[str, tuple[Json, str, str]] = {
     ),
     "shared nodes": (
         {"pods": [pod("a", "nodewise", "n"), pod("b", "default-scheduler", "n")]}, "warn",
-        "1 nodes take pods of ours and of other schedulers (n)",
+        "1 node takes pods of ours and of other schedulers (n)",
     ),
     "a label without its taint": (
         {"nodes": [{"metadata": {"name": "n", "labels": {"nodewise.dev/dedicated": "true"}}, "spec": {"taints": []}}]},
-        "warn", "n have the label nodewise.dev/dedicated without the taint",
+        "warn", "the label nodewise.dev/dedicated without the taint is on n",
     ),
-    "a pod that waits for long": ({"pods": [pod("a", "nodewise", "", "Pending")]}, "warn", "1 pods of ours wait for"),
+    "a pod that waits for long": ({"pods": [pod("a", "nodewise", "", "Pending")]}, "warn", "1 pod of ours waits for"),
     "Karpenter": ({"crds": crds() | {KARPENTER: {}}}, "warn", "an autoscaler is here (Karpenter (its CRDs))"),
+    "no node of ours": (
+        {"nodes": [], "namespaces": []}, "warn", "no node has the label nodewise.dev/dedicated=true",
+    ),
+    "another value of the label": (
+        {"namespaces": [{"metadata": {"name": "team", "labels": {"nodewise.dev/scheduling": "true"}}}]}, "warn",
+        "the label nodewise.dev/scheduling means nothing with these values: team ('true')",
+    ),
+    "a scheduler scaled to 0": (
+        {"parts": Parts([OPERATOR], []), "idle": [Idle("scheduler", "nodewise-system/s", 0)]}, "fail",
+        "the scheduler is scaled to 0: pods that name nodewise wait",
+    ),
+    "an operator scaled to 0": (
+        {"parts": Parts([], [SCHEDULER], config()), "idle": [Idle("operator", "nodewise-system/o", 0)]}, "warn",
+        "the operator is scaled to 0: nothing is recorded",
+    ),
+    "a Deployment that makes no pods": (
+        {"parts": Parts([OPERATOR], []), "idle": [Idle("scheduler", "nodewise-system/s", 2)]}, "fail",
+        "Deployment nodewise-system/s has made no pod",
+    ),
+    "Deployments that may not be seen": ({"idle": NOT_ALLOWED}, "unknown", "you may not list pods"),
+    "a Secret that nobody made": (
+        {"missing": [Missing("nodewise-system/tls", ("ca.crt", "tls.key"))]}, "fail",
+        "Secret nodewise-system/tls is not there",
+    ),
+    "a configuration that changed since": (
+        {"parts": Parts([OPERATOR], [SCHEDULER | {"status": {"startTime": "2026-11-21T11:00:00Z"}}], config(), "",
+                        ConfigMap("nodewise-system/c", NOW_S - 3599))}, "warn",
+        "nodewise-system/scheduler-0 started before ConfigMap nodewise-system/c was changed",
+    ),
+    "policies and no operator": (
+        {"parts": Parts([], [SCHEDULER], config()), "policies": policy({}, {})}, "warn",
+        "1 policy here, and no operator runs",
+    ),
+    "a key that nobody reads": (
+        {"pods": [pod("a", "nodewise", "n", annotations={"nodewise.dev/slaclass": "batch"})]}, "warn",
+        "annotation nodewise.dev/slaclass of 1 pod (team/a) is not read",
+    ),
+    "an annotation written as a label": (
+        {"pods": [pod("a", "x", "n", labels={"nodewise.dev/sla-class": "batch"})]}, "warn",
+        "label nodewise.dev/sla-class of 1 pod (team/a) is not read",
+    ),
+    "opting in by a pod": (
+        {"pods": [pod("a", "x", "n", labels={"nodewise.dev/scheduling": "enabled"})]}, "warn",
+        "label nodewise.dev/scheduling: enabled of 1 pod (team/a) is not read",
+    ),
     "pods may not be read": ({"pods": NOT_ALLOWED}, "unknown", "you may not list pods in all namespaces"),
 }  # fmt: skip
 
@@ -215,6 +265,75 @@ def test_without_a_scheduler_a_label_is_trouble_only_where_a_policy_acts_on_it()
     advises: Json = {"parts": Parts([OPERATOR], []), "extenders": [], "opt_in": []}
     (told,) = [f for f in found(replace(healthy(), **advises)) if f.check == "opt-in"]
     assert (told.verdict, "the label does nothing" in told.says) == ("warn", True)
+    assert "kubectl label namespaces team nodewise.dev/scheduling-" in told.fix
+    gone = replace(healthy(), parts=Parts([], []), extenders=[], operators=[], opt_in=[], policies=[{}])
+    assert {f.check: f.verdict for f in found(gone)} == {
+        "installed": "fail", "opt-in": "warn", "placement policies": "warn",
+    }  # fmt: skip
+
+
+def test_before_it_is_installed_helm_brings_everything() -> None:
+    nothing = replace(healthy(), parts=Parts([], []), crds=crds() | {KINDS[1]: None})
+    fixes = {f.check: f.fix for f in found(nothing)}
+    install = "helm install nodewise charts/nodewise -n nodewise-system --create-namespace"
+    assert fixes["installed"] == install
+    assert fixes["crds"].startswith(install)
+    assert "kubectl apply" not in fixes["crds"]
+    fixes = {f.check: f.fix for f in found(replace(healthy(), crds=crds() | {KINDS[1]: None}))}
+    assert fixes["crds"].startswith("helm upgrade")
+
+
+def test_what_mends_the_configuration_says_where_it_is_and_how_it_comes_to_work() -> None:
+    where = ConfigMap("nodewise-system/nodewise-scheduler", 0.0)
+    (told,) = found(replace(healthy(), parts=replace(extender(weight=5), config_map=where)))
+    for word in ("extenders[0].weight must be 150", "ConfigMap nodewise-system/nodewise-scheduler", "--force-conflicts",
+                 "kubectl rollout restart deployment -n nodewise-system -l"):  # fmt: skip
+        assert word in told.fix
+
+
+def test_a_configuration_counts_from_its_data_and_a_scheduler_from_its_container() -> None:
+    def entry(what: str, minute: int) -> Json:
+        return {"fieldsV1": {what: {}}, "time": f"2026-11-21T12:{minute:02}:00Z"}
+
+    held = {"metadata": {"creationTimestamp": CREATED, "managedFields": [entry("f:data", 1), entry("f:metadata", 9)]}}
+    assert changed_s(held) == NOW_S + 60
+    assert changed_s({"metadata": {"creationTimestamp": CREATED}}) == NOW_S - 3600
+    running = {"name": "c0", "state": {"running": {"startedAt": "2026-11-21T12:02:00Z"}}}
+    started = SCHEDULER | {"status": {"startTime": CREATED, "containerStatuses": [running]}}
+    assert (started_s(started, "c0"), started_s(started, "c1"), started_s(SCHEDULER, "c0")) == (
+        NOW_S + 120, NOW_S - 3600, None,
+    )  # fmt: skip
+    again = Parts([OPERATOR], [started], config(), "", ConfigMap("x/y", NOW_S + 60))
+    assert [f for f in found(replace(healthy(), parts=again)) if f.check == "scheduler config"] == []
+
+
+def test_why_a_part_is_not_ready_is_what_kubernetes_says_of_its_containers() -> None:
+    held = copy.deepcopy(OPERATOR)
+    held["status"] = {
+        "phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes fit"}],
+        "containerStatuses": [{"name": "operator", "state": {"waiting": {"reason": "ImagePullBackOff"}}}],
+    }  # fmt: skip
+    (told,) = [
+        f for f in found(replace(healthy(), parts=Parts([held], []))) if f.verdict == "fail" and f.check == "installed"
+    ]
+    assert told.says == "none of 1 operator pod is ready (operator: ImagePullBackOff; no node: 0/3 nodes fit)"
+    assert waits([OPERATOR]) == ""
+
+
+def test_pods_that_nobody_places_are_given_back_in_one_command() -> None:
+    waits_for: Json = {"pods": [pod("a", "nodewise", "", "Pending")], "extenders": [], "holder": None}
+
+    def fix(**changes: Any) -> str:
+        facts = replace(healthy(), **waits_for | changes)
+        return next(f.fix for f in found(facts) if f.check == "stuck pods")
+
+    scaled = fix(parts=Parts([OPERATOR], []), idle=[Idle("scheduler", "nodewise-system/s", 0)])
+    assert "kubectl scale -n nodewise-system deployment/s --replicas 2" in scaled
+    assert scaled.endswith("kubectl nodewise release -A --remove-label")
+    assert fix(parts=Parts([], [])).endswith("release -A --remove-label --scheduler-name nodewise")
+    moved = copy.deepcopy(OPERATOR)
+    moved["metadata"]["namespace"] = "mine"
+    assert fix(parts=Parts([moved], [])).endswith("release -A --remove-label --system-namespace mine")
 
 
 def test_versions_are_those_of_labels_images_and_this_program(monkeypatch: pytest.MonkeyPatch) -> None:

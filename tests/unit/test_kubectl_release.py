@@ -32,18 +32,28 @@ class Api:
         self.refuse_get: Callable[[str], tuple[int, Json] | None] = lambda name: None
         self.refuse_create: Callable[[Json], tuple[int, Json] | None] = lambda pod: None
         self.template = ""
+        self.policies: list[Json] = []
+        self.send_to = "nodewise"
+        """Scheduler that the label's admission policy writes into new pods."""
+        self.after_patch: Callable[[], object] = lambda: None
         self.made: list[Json] = []
 
     def __call__(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Json]:
         name = path.rpartition("/")[2]
+        space = {"metadata": {"name": "team", "labels": {"nodewise.dev/scheduling": self.label}}}
         if path == "/api/v1/namespaces/team":
             if method == "PATCH":
                 self.label = body["metadata"]["labels"]["nodewise.dev/scheduling"]
-            return 200, {"metadata": {"name": "team", "labels": {"nodewise.dev/scheduling": self.label}}}
+                self.after_patch()
+            return 200, space
+        if path == "/api/v1/namespaces":
+            return 200, {"items": [space, {"metadata": {"name": "other"}}]}
+        if path.endswith("/v1/mutatingadmissionpolicies"):
+            return 200, {"items": self.policies}
         if path.endswith("/replicasets/owner"):
             return 200, {"spec": {"template": {"spec": {"schedulerName": self.template}}}}
-        if method == "GET" and path in (PODS, "/api/v1/pods"):
-            found = [] if "labelSelector" in query else [*self.pods.values()]
+        if method == "GET" and path.endswith("/pods"):
+            found = [] if "labelSelector" in query or "nowhere" in path else [*self.pods.values()]
             return 200, {"items": copy.deepcopy(found), "metadata": {}}
         if method == "POST":
             return self._create(body, dry_run="dryRun" in query)
@@ -67,7 +77,7 @@ class Api:
             return refused
         made = copy.deepcopy(body)
         if self.label == "enabled" and made["spec"]["schedulerName"] == "default-scheduler":
-            made["spec"]["schedulerName"] = "nodewise"
+            made["spec"]["schedulerName"] = self.send_to
         if not dry_run:
             made["metadata"] |= {"uid": f"new-{body['metadata']['name']}", "resourceVersion": "9"}
             self.pods[body["metadata"]["name"]] = made
@@ -239,6 +249,48 @@ def test_a_namespace_that_is_still_ours_stops_everything_until_its_label_goes(re
     assert api.label is None
 
 
+@pytest.mark.parametrize("where", [(), ("-A",)])
+def test_the_label_comes_off_also_where_no_pod_waits_and_a_dry_run_says_so(
+    release: Run, where: tuple[str, ...]
+) -> None:
+    api = Api()
+    api.label = "enabled"
+    code, told = release(api, *where, "--remove-label")
+    assert (code, "take the label nodewise.dev/scheduling off team: say --yes" in str(told), api.label) == (
+        2, True, "enabled",
+    )  # fmt: skip
+    code, told = release(api, *where, "--remove-label", "--dry-run")
+    assert isinstance(told, dict)
+    assert (code, told["labels_removed"], api.label) == (0, ["team"], "enabled")
+    code, told = release(api, *where, "--remove-label", "--yes")
+    assert isinstance(told, dict)
+    assert (code, told["rows"], told["labels_removed"]) == (0, [], ["team"])
+    assert api.label is None
+
+
+def test_a_label_that_sends_pods_to_another_nodewise_stays(release: Run) -> None:
+    api = Api(pending("a"))
+    api.label = "enabled"
+    patch = """[JSONPatch{op: "add", path: "/spec/schedulerName", value: "first"}]"""
+    api.policies = [{"metadata": {"name": "p"}, "spec": {"mutations": [{"jsonPatch": {"expression": patch}}]}}]
+    api.send_to = "first"
+    code, told = release(api, "-A", "--remove-label", "--yes")
+    assert (code, api.label, rows(told)["a"][0]) == (0, "enabled", "recreated")
+
+
+def test_pods_that_are_made_while_the_label_goes_are_released_too(release: Run) -> None:
+    api = Api(pending("a"))
+    api.label = "enabled"
+    api.after_patch = lambda: api.pods.update(b=pending("b"))
+    code, told = release(api, "--remove-label", "--yes")
+    assert (code, {name: took for name, (took, _) in rows(told).items()}) == (0, {"a": "recreated", "b": "recreated"})
+
+
+def test_a_namespace_that_is_not_there_is_bad_use(release: Run) -> None:
+    code, told = release(Api(), "-n", "nowhere", "--yes")
+    assert (code, "there is no namespace nowhere" in str(told)) == (2, True)
+
+
 def test_a_pod_with_a_controller_is_deleted_unless_its_template_names_us(release: Run) -> None:
     owner = {"kind": "ReplicaSet", "name": "owner", "uid": "o", "apiVersion": "apps/v1", "controller": True}
     api = Api(pending("a", ownerReferences=[owner]))
@@ -255,7 +307,8 @@ def test_a_pod_with_a_controller_is_deleted_unless_its_template_names_us(release
 def test_an_interrupt_waits_for_the_pod_that_is_being_recreated(release: Run, number: signal.Signals) -> None:
     api = Api(pending("a"), pending("b"))
     api.before_delete = lambda name: os.kill(os.getpid(), number)
-    _, told = release(api, "--yes")
+    code, told = release(api, "--yes")
+    assert code == 128 + number
     assert rows(told) == {"a": ("recreated", "now of default-scheduler"), "b": ("left", "interrupted before it")}
     assert api.pods["b"]["metadata"]["uid"] == "uid-b"
 

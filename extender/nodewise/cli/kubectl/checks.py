@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nodewise import __version__
 from nodewise.cli.kubectl import parts as found
+from nodewise.cli.kubectl import workloads
 from nodewise.cli.kubectl.checks_around import (
     autoscalers,
     dedicated_nodes,
@@ -18,7 +19,7 @@ from nodewise.cli.kubectl.checks_around import (
 )
 from nodewise.cli.kubectl.checks_scheduler import extender, lease, scheduler_config
 from nodewise.cli.kubectl.facts import Facts, known
-from nodewise.cli.kubectl.findings import Finding, Verdict, fail, ok, warn
+from nodewise.cli.kubectl.findings import Finding, Verdict, counted, fail, ok, warn
 from nodewise.cli.kubectl.rights import Right
 from nodewise.core.errors import UserError
 
@@ -27,6 +28,7 @@ Check = Callable[[Facts], Iterator[Finding]]
 KINDS = tuple(
     f"{plural}.nodewise.dev" for plural in ("nodeprofiles", "placementpolicies", "policymodels", "trainingruns")
 )
+INSTALL = "helm install nodewise charts/nodewise -n nodewise-system --create-namespace"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 _LEAST_AGREEMENT, _MOST_FALLBACKS = 0.9, 0.05
 _OPT_IN_MINOR = 36
@@ -38,7 +40,8 @@ def examined(facts: Facts, checks: Mapping[str, Check]) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in checks.items():
         try:
-            findings += [replace(finding, check=name) for finding in check(facts)]
+            # One by one: what was found before a refusal stands.
+            findings.extend(replace(finding, check=name) for finding in check(facts))
         except UserError as error:
             findings.append(Finding(name, Verdict.UNKNOWN, str(error)))
     return findings
@@ -47,26 +50,48 @@ def examined(facts: Facts, checks: Mapping[str, Check]) -> list[Finding]:
 def installed(facts: Facts) -> Iterator[Finding]:
     """The operator and, if there is one, the scheduler run."""
     parts = facts.parts
-    if not parts.operators and not parts.schedulers:
-        yield fail("no pod of Nodewise is here", "helm install nodewise charts/nodewise -n nodewise-system")
+    idle = {one.component: one for one in facts.idle} if isinstance(facts.idle, list) else {}
+    if not parts.operators and not parts.schedulers and not idle:
+        known(facts.idle)
+        yield fail("no pod of Nodewise is here", INSTALL)
         return
-    for what, pods in (("operator", parts.operators), ("scheduler", parts.schedulers)):
-        ready = sum(map(found.is_ready, pods))
-        if pods and not ready:
-            where = pods[0]["metadata"]["namespace"]
-            yield fail(
-                f"no {what} is ready ({len(pods)} there)", f"kubectl describe pods -n {where} -l {found.PART_OF}"
-            )
-        elif pods and ready < len(pods) and what == "scheduler":
-            yield warn(
-                f"{ready} of {len(pods)} schedulers are ready", "look at their logs: a failing leader has no heir"
-            )
-        elif pods:
-            yield ok(f"{ready} of {len(pods)} {what} pods ready")
-    if not parts.operators:
-        yield warn("there is no operator: nothing is recorded", "helm upgrade the release with operator.replicas 1")
-    if not parts.schedulers:
-        yield ok("no scheduler is installed: Nodewise advises, and places nothing")
+    for what, pods in ((found.OPERATOR, parts.operators), (found.SCHEDULER, parts.schedulers)):
+        if pods:
+            yield _running(what, pods)
+        elif what in idle:
+            means = "nothing is recorded" if what == found.OPERATOR else f"pods that name {parts.scheduler_name} wait"
+            judged = warn if what == found.OPERATOR and not idle[what].replicas else fail  # somebody wants it so
+            yield judged(f"{idle[what].says}: {means}", idle[what].fix)
+        elif what == found.OPERATOR:
+            yield warn("there is no operator: nothing is recorded", "helm upgrade the release with operator.replicas 1")
+        else:
+            yield ok("no scheduler is installed: Nodewise advises, and places nothing")
+    for secret in known(facts.missing):
+        namespace, _, name = secret.secret.partition("/")
+        keys = f" with the keys {', '.join(secret.keys)}" if secret.keys else ""
+        yield fail(
+            f"Secret {secret.secret} is not there, and pods of ours wait for it",
+            f"make it{keys} (kubectl create secret generic -n {namespace} {name} --from-file=…; one of cert-manager: "
+            f"kubectl describe certificate -n {namespace}), or name another one in the chart's values",
+        )
+    known(facts.idle)
+
+
+def _running(what: str, pods: Sequence[Mapping[str, Any]]) -> Finding:
+    """How many of the pods of a part are ready."""
+    held = [dict(pod) for pod in pods]
+    ready = sum(map(found.is_ready, held))
+    why = workloads.waits([pod for pod in held if not found.is_ready(pod)])
+    because = f" ({why})" if why else ""
+    where = f"-n {held[0]['metadata']['namespace']} -l {found.PART_OF},{found.COMPONENT}={what}"
+    if not ready:
+        return fail(f"none of {counted(len(held), f'{what} pod')} is ready{because}", f"kubectl describe pods {where}")
+    if ready < len(held) and what == found.SCHEDULER:
+        return warn(
+            f"{ready} of {counted(len(held), 'scheduler')} {'is' if ready == 1 else 'are'} ready{because}",
+            f"kubectl logs {where} --all-containers: a failing leader has no heir",
+        )
+    return ok(f"{ready} of {counted(len(held), f'{what} pod')} ready")
 
 
 def versions(facts: Facts) -> Iterator[Finding]:
@@ -111,8 +136,13 @@ def crds(facts: Facts) -> Iterator[Finding]:
     held = known(facts.crds)
     missing = [name for name in KINDS if held.get(name) is None]
     fix = "nodewise crds | kubectl apply --server-side --force-conflicts -f -"
-    if missing:
-        yield fail(f"not installed: {', '.join(missing)}", fix)
+    if missing and not facts.parts.namespace:  # kinds that are applied by hand would stand in helm's way
+        yield fail(f"not installed: {', '.join(missing)}", f"{INSTALL}: it brings them")
+    elif missing:
+        yield fail(
+            f"not installed: {', '.join(missing)}",
+            f"helm upgrade the release: it brings them; with crds.install=false: {fix}",
+        )
     there = {name: crd for name in KINDS if (crd := held.get(name)) is not None}
     waiting = [name for name, crd in there.items() if not _established(crd)]
     if waiting:
@@ -166,7 +196,9 @@ def operator(facts: Facts) -> Iterator[Finding]:
         samples = known(told.metrics)
         parked = found.total(samples, "nodewise_operator_events_parked_total")
         if parked:
-            yield warn(f"{name} has left {parked:.0f} events out", f"kubectl logs -n {name.replace('/', ' ')}")
+            yield warn(
+                f"{name} has left {counted(round(parked), 'event')} out", f"kubectl logs -n {name.replace('/', ' ')}"
+            )
         else:
             yield ok(f"{name} watches and records")
 
@@ -174,6 +206,13 @@ def operator(facts: Facts) -> Iterator[Finding]:
 def placement_policies(facts: Facts) -> Iterator[Finding]:
     """They are in force, decide themselves, and are followed."""
     policies = known(facts.policies)
+    if policies and not any(found.phase(pod) == "Running" for pod in facts.parts.operators):
+        yield warn(
+            f"{counted(len(policies), 'policy', 'policies')} here, and no operator runs: what they say of themselves "
+            "was true when one last did",
+            "bring the operator back, or delete them: kubectl delete placementpolicies --all",
+        )
+        return
     for policy in policies or ():
         name, status = policy["metadata"]["name"], policy.get("status") or {}
         look = f"kubectl describe placementpolicy {name}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nodewise.cli.kubectl import parts as found
+from nodewise.cli.kubectl.config import started_s
 from nodewise.cli.kubectl.facts import Facts, known
 from nodewise.cli.kubectl.findings import Finding, fail, ok, warn
 from nodewise.core.errors import UserError
@@ -20,57 +21,87 @@ _PREFERENCES = ("NodeAffinity", "InterPodAffinity", "TaintToleration", "PodTopol
 """Plugins that score what somebody wrote."""
 _IN_TREE = 1400
 """Points that the in-tree scores total at most; a step of the extender is its weight x 10, and its best ten steps."""
-_UPGRADE = "helm upgrade the release: the chart's configuration is right"
 
 
 def scheduler_config(facts: Facts) -> Iterator[Finding]:
-    """The configuration has us decide, and never lets us block a pod."""
+    """The configuration has us decide, never lets us block a pod, and is the one that runs."""
     if not facts.parts.schedulers:
         return
     config = facts.parts.config
     if config is None:
         raise UserError(facts.parts.config_refused or "no ConfigMap of the scheduler's pods holds its configuration")
-    wrong = [*_wrong(config)]
-    yield from wrong
-    if not wrong:
+    findings = [*_another_runs(facts), *_wrong(config, _upgrade(facts))]
+    yield from findings
+    if not findings:
         yield ok("weights, time-out and the extender's settings are as they must be")
 
 
-def _wrong(config: Mapping[str, Any]) -> Iterator[Finding]:
+def _upgrade(facts: Facts) -> str:
+    """How the chart's configuration comes back, which is right."""
+    where = facts.parts.config_map
+    edited = f" ConfigMap {where.name}" if where else " the configuration"
+    again = f"helm upgrade the release with --force-conflicts, which makes{edited} the chart's again"
+    return f"{again}; then {_restart(facts)}"
+
+
+def _restart(facts: Facts) -> str:
+    """kube-scheduler reads its configuration at its start only."""
+    chosen = f"{found.PART_OF},{found.COMPONENT}={found.SCHEDULER}"
+    return f"kubectl rollout restart deployment -n {facts.parts.namespace} -l {chosen}"
+
+
+def _another_runs(facts: Facts) -> Iterator[Finding]:
+    """Schedulers that were started before their ConfigMap was changed do what it said before."""
+    where = facts.parts.config_map
+    if where is None:
+        return
+    older: list[str] = []
+    for pod in facts.parts.schedulers:
+        names = [c["name"] for c in found.containers(pod) if found.is_image(c, "kube-scheduler")]
+        began_s = started_s(pod, next(iter(names), ""))
+        if began_s is not None and began_s < where.changed_s:
+            older.append(found.full_name(pod))
+    if older:
+        yield warn(
+            f"{', '.join(older)} started before ConfigMap {where.name} was changed, and kube-scheduler reads it at its "
+            "start only: what runs is another configuration than the one that is looked at here",
+            f"{_restart(facts)}; or, if nobody should have changed it, helm upgrade the release with --force-conflicts "
+            "first",
+        )
+
+
+def _wrong(config: Mapping[str, Any], upgrade: str) -> Iterator[Finding]:
     extenders = config.get("extenders") or []
     if not extenders:
-        yield fail("the scheduler's configuration names no extender: Nodewise is not asked", _UPGRADE)
+        yield fail("the scheduler's configuration names no extender: Nodewise is not asked", upgrade)
         return
     ours = extenders[0]
     weight = int(ours.get("weight") or 1)
     if not ours.get("prioritizeVerb"):
-        yield fail("the extender has no prioritizeVerb: it is not asked where a pod should go", _UPGRADE)
+        yield fail("the extender has no prioritizeVerb: it is not asked where a pod should go", upgrade)
     if not ours.get("ignorable"):
-        yield fail("the extender is not ignorable: pods wait while it is down", "set ignorable: true, " + _UPGRADE)
+        yield fail("the extender is not ignorable: pods wait while it is down", upgrade)
     if not ours.get("nodeCacheCapable"):
-        yield warn(
-            "nodeCacheCapable is off: whole nodes are sent with every pod, some 17 KB each",
-            "set nodeCacheCapable: true, " + _UPGRADE,
-        )
+        yield warn("nodeCacheCapable is off: whole nodes are sent with every pod, some 17 KB each", upgrade)
     if weight * 10 <= _IN_TREE:
         yield warn(
             f"the extender's weight is {weight}: in-tree scores can outvote it, so that it only influences",
-            "set weight: 150 if Nodewise shall decide",
+            f"if Nodewise shall decide, extenders[0].weight must be 150: {upgrade}",
         )
     timeout_s = duration_s(str(ours.get("httpTimeout") or "5s"))
     if timeout_s is None or timeout_s > _MOST_TIMEOUT_S:
         told = ours.get("httpTimeout") or "5s, by default"
         yield warn(
             f"httpTimeout is {told}: a hung extender costs so much for every pod",
-            "set scheduling.httpTimeoutMs to 250",
+            f"the chart's value scheduling.httpTimeoutMs should be 250: {upgrade}",
         )
     url = str(ours.get("urlPrefix") or "")
     if not re.match(r"^https?://(127\.0\.0\.1|localhost|\[::1\])[:/]", url) and url.startswith("http://"):
         yield warn(f"the extender is called at {url}, in the open", "run it in the scheduler's pod, or use https")
-    yield from _wrong_profiles(config, weight)
+    yield from _wrong_profiles(config, weight, upgrade)
 
 
-def _wrong_profiles(config: Mapping[str, Any], weight: int) -> Iterator[Finding]:
+def _wrong_profiles(config: Mapping[str, Any], weight: int, upgrade: str) -> Iterator[Finding]:
     for profile in config.get("profiles") or ():
         name = profile.get("schedulerName") or "default-scheduler"
         enabled = ((profile.get("plugins") or {}).get("score") or {}).get("enabled") or ()
@@ -80,7 +111,7 @@ def _wrong_profiles(config: Mapping[str, Any], weight: int) -> Iterator[Finding]
             yield warn(
                 f"profile {name} weighs {', '.join(low)} no more than the extender's best: preferences that somebody "
                 "wrote into a pod lose against it",
-                _UPGRADE,
+                upgrade,
             )
 
 

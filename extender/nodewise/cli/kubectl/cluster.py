@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 15.0
 _PAGE = 500
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _NONE = "default"
 """Namespace of a context that names none."""
 
@@ -126,6 +127,7 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout_s: float = TIMEOUT_S,
     ) -> Reply:
         """One request, its reply as it came. Raises UserError if nothing answers."""
@@ -134,7 +136,7 @@ class Cluster:
         try:
             method, url, headers, data, _ = await self._api.param_serialize(
                 method, path, query_params=[*(query or {}).items()], auth_settings=["BearerToken"], body=body,
-                header_params={"Content-Type": content_type, "Accept": "application/json"},
+                header_params={"Content-Type": content_type, "Accept": accept},
             )  # fmt: skip
             reply = await self._api.call_api(method, url, headers, data, _request_timeout=timeout_s)
             self._ahead_s = _ahead_s(reply.headers.get("Date"), self._ahead_s)
@@ -169,6 +171,13 @@ class Cluster:
     async def get(self, path: str, what: str, **query: str) -> Json:
         """One object."""
         return await self.ask("GET", path, what, query=query)
+
+    async def exists(self, path: str, what: str) -> bool:
+        """Whether an object is there, without its content. Raises Refused if that may not be seen."""
+        reply = await self.request("GET", path, accept=_METADATA)
+        if reply.status >= 300 and reply.status != 404:
+            raise Refused(reply.status, reply.body[:300].decode(errors="replace"), "", what)
+        return reply.status != 404
 
     async def listed(
         self, path: str, what: str, read: Callable[[Json], Json] = lambda item: item, **query: str

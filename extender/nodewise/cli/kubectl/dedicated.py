@@ -61,6 +61,12 @@ def read(policies: list[Json], scheduler_name: str) -> Dedicated | None:
     return DEDICATED
 
 
+def sent_to(policies: list[Json]) -> set[str]:
+    """The schedulers that policies which were listed send pods to."""
+    named = (_SCHEDULER.search(expression) for policy in policies for expression in _expressions(policy))
+    return {str(json.loads(one[1])) for one in named if one}
+
+
 def _expressions(policy: Json) -> Iterator[str]:
     for mutation in (policy.get("spec") or {}).get("mutations") or ():
         yield str((mutation.get("jsonPatch") or {}).get("expression") or "")

@@ -29,7 +29,10 @@ from nodewise.core.errors import UserError
 
 
 def command(
-    pod: Annotated[str, typer.Argument(help="Name of the pod, which may be gone by now.", metavar="[NAMESPACE/]POD")],
+    pod: Annotated[
+        str,
+        typer.Argument(help="Name of the pod, which may be gone by now; pod/NAME too.", metavar="[NAMESPACE/]POD"),
+    ],
     namespace: NamespaceOption = "",
     system: SystemOption = "",
     kubeconfig: KubeconfigOption = None,
@@ -38,15 +41,24 @@ def command(
 ) -> None:
     """Say why a pod was placed where it is, by whom, and what became of it."""
     with Cluster(kubeconfig, context, namespace) as cluster:
-        named_namespace, slash, name = pod.rpartition("/")
-        if not name or "/" in named_namespace or (slash and not named_namespace):
-            raise UserError(f"{pod!r} does not name a pod; write POD or NAMESPACE/POD")
-        where = named_namespace or cluster.namespace
+        where, name = _named(pod, namespace, cluster)
         told = cluster.run(explained(cluster, where, name, system))
     if output is Format.JSON:
         printed(told["recorded"], **{key: held for key, held in told.items() if key != "recorded"})
     else:
         show(told)
+
+
+def _named(pod: str, namespace: str, cluster: Cluster) -> tuple[str, str]:
+    """Namespace and name; `pod/NAME` is how kubectl names one anywhere else. Raises UserError."""
+    before, slash, name = pod.rpartition("/")
+    if before in ("pod", "pods", "po"):
+        return cluster.namespace, name
+    if not name or "/" in before or (slash and not before):
+        raise UserError(f"{pod!r} does not name a pod; write POD, pod/POD or NAMESPACE/POD")
+    if before and namespace and before != namespace:
+        raise UserError(f"{pod} is in namespace {before}, and --namespace says {namespace}: leave one of them out")
+    return before or cluster.namespace, name
 
 
 async def explained(cluster: Cluster, namespace: str, name: str, system: str = "") -> Json:
@@ -59,23 +71,27 @@ async def explained(cluster: Cluster, namespace: str, name: str, system: str = "
         if pod is None:
             raise
         unasked.append(f"neither extenders nor the operator were asked: {hidden}")
-        return _told(namespace, name, _state(pod, Parts()), None, [], unasked)
-    decision = await _decision(cluster, parts, namespace, name, unasked)
+        return _told(namespace, name, _state(pod, Parts()), None, [], unasked, None, 0)
+    decision, answered = await _decision(cluster, parts, namespace, name, unasked)
     recorded = await _recorded(cluster, parts, namespace, name, pod, unasked)
     if pod is None and decision is None and not recorded:
         raise UserError(
             f"nothing is known of pod {namespace}/{name}: it is not there, and neither an extender nor the operator "
             "remembers it" + "".join(f"; {why}" for why in unasked)
         )
-    return _told(namespace, name, _state(pod, parts), decision, recorded, unasked)
+    return _told(
+        namespace, name, _state(pod, parts), decision, recorded, unasked, len(parts.extenders), answered
+    )  # fmt: skip
 
 
 def _told(
-    namespace: str, name: str, now: Json | None, decision: Json | None, recorded: list[Json], unasked: list[str]
-) -> Json:
+    namespace: str, name: str, now: Json | None, decision: Json | None, recorded: list[Json], unasked: list[str],
+    extenders: int | None, answered: int,
+) -> Json:  # fmt: skip
+    """`extenders`: how many run, None if that may not be seen; `answered`: how many of them did."""
     return {
         "namespace": namespace, "pod": name, "now": now, "decision": decision, "recorded": recorded,
-        "not_asked": unasked,
+        "extenders": extenders, "answered": answered, "not_asked": unasked,
     }  # fmt: skip
 
 
@@ -109,20 +125,25 @@ def _state(pod: Json | None, parts: Parts) -> Json | None:
     }  # fmt: skip
 
 
-async def _decision(cluster: Cluster, parts: Parts, namespace: str, name: str, unasked: list[str]) -> Json | None:
-    """The newest of what the extenders say, with the pod that said it."""
+async def _decision(
+    cluster: Cluster, parts: Parts, namespace: str, name: str, unasked: list[str]
+) -> tuple[Json | None, int]:
+    """The newest of what the extenders say, with the pod that said it; and how many answered."""
     works = [
         found.ask_json(cluster, pod, found.extender_port(pod), f"/explain/{segment(namespace)}/{segment(name)}")
         for pod in parts.extenders
     ]
     answers = await gathered(works)
     told: list[Json] = []
+    answered = 0
     for pod, answer in zip(parts.extenders, answers, strict=True):
         if isinstance(answer, UserError):
             unasked.append(f"extender {found.full_name(pod)} was not asked: {answer}")
-        elif "candidates" in answer[1]:
+            continue
+        answered += 1
+        if "candidates" in answer[1]:
             told.append({"extender": found.full_name(pod), **answer[1]})
-    return max(told, key=lambda one: float(one.get("time_s") or 0.0), default=None)
+    return max(told, key=lambda one: float(one.get("time_s") or 0.0), default=None), answered
 
 
 async def _recorded(
@@ -154,10 +175,7 @@ def show(told: Mapping[str, Any]) -> None:
     elif now and not now["ours"]:
         console.print(f"{told['namespace']}/{told['pod']} is not ours: its scheduler is {now['scheduler']}.")
     else:
-        console.print(
-            f"No extender remembers a decision on {told['namespace']}/{told['pod']}: it has one feasible node, or was "
-            "placed before they started."
-        )
+        console.print(_undecided(told))
     if now and now["waits_because"]:
         console.print(f"It waits for a node: {now['waits_because']}", markup=False)
     if told["recorded"]:
@@ -166,6 +184,25 @@ def show(told: Mapping[str, Any]) -> None:
             _show_scored(told["recorded"][0])
     for why in told["not_asked"]:
         console.print(f"({why})", markup=False, style="dim")
+
+
+def _undecided(told: Mapping[str, Any]) -> str:
+    """Why no decision is shown of a pod that is ours, or may be."""
+    now, full = told["now"], f"{told['namespace']}/{told['pod']}"
+    waits = bool(now) and now["phase"] == "Pending" and not now["node"]
+    if told["extenders"] == 0 and waits:
+        return (
+            f"{full} waits for {now['scheduler']}, and no scheduler of Nodewise runs here: nobody will place it. Bring "
+            f"the scheduler back (kubectl nodewise doctor says how), or give the pod to another one: kubectl nodewise "
+            f"release -n {told['namespace']} --remove-label"
+        )
+    if told["extenders"] == 0:
+        return f"No extender runs here, so what was decided on {full} is no longer known; they keep it in memory."
+    if not told["answered"]:
+        return f"Why {full} is where it is cannot be said: no extender could be asked, for the reason below."
+    if waits:
+        return f"No extender has decided on {full} yet: it has at most one feasible node, or was not tried so far."
+    return f"No extender remembers a decision on {full}: it had one feasible node, or was placed before they started."
 
 
 def _outcomes(recorded: Sequence[Mapping[str, Any]]) -> Table:

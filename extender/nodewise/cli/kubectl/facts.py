@@ -6,12 +6,14 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from nodewise.cli.kubectl import optin, workloads
 from nodewise.cli.kubectl import parts as found
 from nodewise.cli.kubectl.cluster import Cluster, Json, Refused, collection, gathered, object_path
-from nodewise.cli.kubectl.dedicated import ADMISSION, DEDICATED, Dedicated, dedicated
+from nodewise.cli.kubectl.dedicated import DEDICATED, Dedicated, dedicated
 from nodewise.cli.kubectl.parts import Holder, Parts
 from nodewise.cli.kubectl.profiles import GROUP
 from nodewise.cli.kubectl.rights import Right, asked_of
+from nodewise.cli.kubectl.workloads import Idle, Missing
 from nodewise.core.annotations import PREFIX
 from nodewise.core.errors import UserError
 
@@ -53,6 +55,10 @@ class Facts:
     rights: dict[Right, bool] | UserError = field(default_factory=dict)
     dedicated: Dedicated | UserError | None = DEDICATED
     """Label and taint of our nodes; None where pods of ours may go to any."""
+    idle: list[Idle] | UserError = field(default_factory=list)
+    """Deployments of ours without pods."""
+    missing: list[Missing] | UserError = field(default_factory=list)
+    """Secrets that pods of ours wait for."""
 
 
 def known(fact: T | UserError) -> T:
@@ -71,20 +77,24 @@ async def gather(cluster: Cluster, kinds: Sequence[str], system: str = "") -> Fa
         cluster.listed(collection("nodes"), "list nodes", slim_node),
         cluster.pods(None, slim_pod),
         _or_none(cluster.listed(collection("placementpolicies", group=GROUP), "list placementpolicies")),
-        _opt_in(cluster),
+        optin.bindings(cluster),
         found.lease_holder(cluster, parts),
         _autoscalers(cluster),
         _rights(cluster, parts),
         dedicated(cluster, parts.scheduler_name),
+        workloads.idle(cluster, parts, system),
+        workloads.missing(cluster, parts),
     ]
-    crds, namespaces, nodes, pods, policies, opt_in, holder, autoscalers, rights, ours = await gathered(asked)
+    (
+        crds, namespaces, nodes, pods, policies, opt_in, holder, autoscalers, rights, ours, idle, missing,
+    ) = await gathered(asked)  # fmt: skip
     running = [pod for pod in (*parts.operators, *parts.schedulers) if found.phase(pod) == "Running"]
     told = [_told(cluster, pod, _port(parts, pod)) for pod in running]
     answers = [answer for answer in await gathered(told) if isinstance(answer, Told)]
     return Facts(
         cluster.now_s, parts, version, crds, namespaces, nodes, pods, policies, opt_in, holder,
         [one for one in answers if one.pod in parts.operators], [one for one in answers if one.pod in parts.schedulers],
-        autoscalers, rights, ours,
+        autoscalers, rights, ours, idle, missing,
     )  # fmt: skip
 
 
@@ -95,7 +105,8 @@ def slim_pod(pod: Json) -> Json:
     """A pod as far as the checks look at it: there may be a hundred thousand."""
     meta, spec, status = pod["metadata"], pod["spec"], pod.get("status") or {}
     kept = {key: meta[key] for key in ("name", "namespace", "creationTimestamp", "deletionTimestamp") if meta.get(key)}
-    kept["annotations"] = {k: v for k, v in (meta.get("annotations") or {}).items() if k.startswith(PREFIX)}
+    for said in ("annotations", "labels"):
+        kept[said] = {k: v for k, v in (meta.get(said) or {}).items() if k.startswith(PREFIX)}
     kept["ownerReferences"] = [{"kind": owner["kind"]} for owner in meta.get("ownerReferences") or ()]
     return {
         "metadata": kept,
@@ -146,16 +157,6 @@ async def _crds(cluster: Cluster, names: Sequence[str]) -> dict[str, Json | None
             raise
 
     return dict(zip(names, [known(answer) for answer in await gathered([one(name) for name in names])], strict=True))
-
-
-async def _opt_in(cluster: Cluster) -> list[Json]:
-    for version in ("v1", "v1beta1"):
-        path = collection("mutatingadmissionpolicybindings", group=f"{ADMISSION}/{version}")
-        listed = cluster.listed(path, "list mutatingadmissionpolicybindings", labelSelector=found.PART_OF)
-        bindings = await _or_none(listed)
-        if bindings is not None:
-            return bindings
-    return []
 
 
 async def _autoscalers(cluster: Cluster) -> list[str]:

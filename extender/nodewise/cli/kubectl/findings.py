@@ -39,3 +39,8 @@ def warn(says: str, fix: str) -> Finding:
 def fail(says: str, fix: str) -> Finding:
     """It does not work."""
     return Finding("", Verdict.FAIL, says, fix)
+
+
+def counted(count: int, what: str, many: str = "") -> str:
+    """`1 pod`, `2 pods`; `many` where an s does not make it."""
+    return f"{count:,} {what if count == 1 else many or what + 's'}"

@@ -80,7 +80,10 @@ def _root(
         bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Nodewise in your cluster: what runs, why pods went where they went, and how to leave."""
+    """Nodewise in your cluster: what runs, why pods went where they went, and how to leave.
+
+    Where your shell completes kubectl (`kubectl completion --help`), Tab completes these commands too.
+    """
 
 
 if __name__ == "__main__":

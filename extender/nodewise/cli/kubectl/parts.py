@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nodewise.cli.kubectl.cluster import Cluster, Refused, object_path
+from nodewise.cli.kubectl.config import ConfigMap, read
 from nodewise.core.annotations import PREFIX
 from nodewise.core.errors import UserError
 
@@ -42,6 +43,8 @@ class Parts:
     """KubeSchedulerConfiguration of the schedulers; None if there is none, or it may not be read."""
     config_refused: str = ""
     """Why it could not be read."""
+    config_map: ConfigMap | None = None
+    """Where it stands."""
 
     @property
     def scheduler_name(self) -> str:
@@ -99,15 +102,17 @@ async def find(cluster: Cluster, namespace: str = "") -> Parts:
             f"pods with the labels of Nodewise are in the namespaces {', '.join(spaces)}: name the one that it runs in "
             "with --system-namespace"
         )
-    config, refused_why = None, ""
+    config: tuple[Json, ConfigMap] | None = None
+    refused_why = ""
     for pod in by[SCHEDULER]:
         try:
-            config = await _config(cluster, pod)
+            config = await read(cluster, pod)
         except Refused as refused:
             refused_why = str(refused)
         if config:
             break
-    return Parts(by[OPERATOR], by[SCHEDULER], config, refused_why)
+    held, where = config or (None, None)
+    return Parts(by[OPERATOR], by[SCHEDULER], held, refused_why, where)
 
 
 async def _labelled(cluster: Cluster, namespace: str) -> list[Json]:
@@ -127,40 +132,6 @@ async def _labelled(cluster: Cluster, namespace: str) -> list[Json]:
             f"you may not list pods in namespace {where}, where the parts of Nodewise are looked for: ask for that "
             "right, or name its namespace with --system-namespace"
         ) from None
-
-
-async def _config(cluster: Cluster, pod: Json) -> Json | None:
-    """The KubeSchedulerConfiguration among the ConfigMaps that a pod mounts."""
-    namespace = pod["metadata"]["namespace"]
-    for name in config_maps(pod):
-        what = f"get configmaps in namespace {namespace}"
-        held = await cluster.get(object_path("configmaps", name, namespace), what)
-        for text in (held.get("data") or {}).values():
-            made = read_config(text)
-            if made:
-                return made
-    return None
-
-
-def read_config(text: str) -> Json | None:
-    """A KubeSchedulerConfiguration; None for any other text."""
-    import yaml
-
-    try:
-        made = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
-    return made if isinstance(made, dict) and made.get("kind") == "KubeSchedulerConfiguration" else None
-
-
-def config_maps(pod: Json) -> Iterator[str]:
-    """Names of the ConfigMaps that a pod mounts, the API server's certificate aside."""
-    for volume in pod["spec"].get("volumes") or ():
-        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
-        for source in sources:
-            name = (source.get("configMap") or {}).get("name")
-            if name and name != "kube-root-ca.crt":
-                yield str(name)
 
 
 def labels(thing: Json) -> dict[str, str]:
@@ -205,11 +176,12 @@ def env(pod: Json, name: str) -> str:
 
 def image_of(pod: Json, word: str) -> str:
     """The image whose repository ends in `word`; empty if no container has such a one."""
-    for container in containers(pod):
-        repository, _, _ = split_image(str(container.get("image") or ""))
-        if repository.endswith(word):
-            return str(container["image"])
-    return ""
+    return next((str(container["image"]) for container in containers(pod) if is_image(container, word)), "")
+
+
+def is_image(container: Json, word: str) -> bool:
+    """Whether the repository of the container's image ends in `word`."""
+    return split_image(str(container.get("image") or ""))[0].endswith(word)
 
 
 def split_image(image: str) -> tuple[str, str, str]:

@@ -38,7 +38,10 @@ async def profiles(cluster: Cluster) -> list[Json]:
         objects = await cluster.listed(collection("nodeprofiles", group=GROUP), "list nodeprofiles")
     except Refused as refused:
         if refused.status == 404:
-            raise UserError("there are no NodeProfiles in this cluster: install Nodewise, with its CRDs") from None
+            raise UserError(
+                "this cluster does not know the kind NodeProfile: install Nodewise or, if it is installed, helm "
+                "upgrade the release, which brings its CRDs back"
+            ) from None
         raise
     rows = [row(held) for held in objects]
     return sorted(rows, key=lambda one: (one["speed"] is None, -(one["speed"] or 0.0), one["node_class"]))

@@ -6,6 +6,7 @@ with a controller by its controller, a bare one by us, from a manifest that is o
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -15,10 +16,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from nodewise.cli.kubectl import optin
 from nodewise.cli.kubectl import parts as found
 from nodewise.cli.kubectl.cluster import Cluster, ContextOption, Json, KubeconfigOption, NamespaceOption, SystemOption
 from nodewise.cli.kubectl.dedicated import DEDICATED, dedicated
-from nodewise.cli.kubectl.releasing import Outcome, Release, Took, take_back
+from nodewise.cli.kubectl.findings import counted
+from nodewise.cli.kubectl.releasing import Outcome, Release, Took
 from nodewise.cli.kubectl.shown import printed
 from nodewise.cli.output import Format, OutputOption, console
 from nodewise.core.errors import UserError
@@ -40,7 +43,11 @@ def command(
         ),
     ] = "",
     remove_label: Annotated[
-        bool, typer.Option("--remove-label", help=f"First take the label {found.OPT_IN} off the namespaces.")
+        bool,
+        typer.Option(
+            "--remove-label",
+            help=f"First take the label {found.OPT_IN} off the namespace, or with -A off all that have it.",
+        ),
     ] = False,
     backup: Annotated[
         Path | None, typer.Option(help="Folder for the manifests of bare pods. Default: nodewise-release-TIME.")
@@ -61,24 +68,30 @@ def command(
             raise UserError(f"--to {to} is the scheduler that the pods wait for: name another one")
         where = None if everywhere else cluster.namespace
         stuck = cluster.run(waiting(cluster, where, name))
+        if where is not None and not stuck:
+            cluster.run(optin.require(cluster, where))
         if doubt:
             typer.echo(f"taking {name} for the name of Nodewise's scheduler: {doubt}", err=True)
         folder = backup or Path(time.strftime("nodewise-release-%Y%m%dT%H%M%SZ", time.gmtime()))
         key = dedicated_key or cluster.run(_key(cluster, name))
         release = Release(cluster, name, to, key, folder)
-        spaces = sorted({pod["metadata"]["namespace"] for pod in stuck})
         taken = cluster.run(release.still_taken(stuck))
         if taken and not remove_label:
             raise UserError(_still_ours(taken, name))
+        off = sorted({*taken, *cluster.run(_labelled(cluster, where, name))}) if remove_label else []
         if dry_run:
             outcomes = cluster.run(release.planned(stuck))
         else:
-            if stuck and not yes:
-                _confirm(stuck, spaces, name, to, output)
-            if taken:
-                cluster.run(take_back(cluster, release, taken, stuck))
+            if (stuck or off) and not yes:
+                _confirm(stuck, off, name, to, output)
+            if off:
+                cluster.run(optin.take_off(cluster, release, off, stuck))
+                stuck = cluster.run(waiting(cluster, where, name))  # some may have been made until then
             outcomes = release.run(stuck)
-    _say(outcomes, name, where, output, dry_run=dry_run, folder=folder)
+    _say(outcomes, off, name, where, output, dry_run=dry_run, folder=folder)
+    if release.ended_by:
+        typer.echo(f"interrupted by {signal.Signals(release.ended_by).name}", err=True)
+        raise typer.Exit(128 + release.ended_by)  # as a shell says it
     if any(outcome.took is Took.FAILED for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -122,28 +135,55 @@ def _still_ours(taken: list[str], name: str) -> str:
     )
 
 
-def _confirm(stuck: list[Json], spaces: list[str], name: str, to: str, output: Format) -> None:
+async def _labelled(cluster: Cluster, where: str | None, name: str) -> list[str]:
+    """Namespaces whose label is to go, also where no pod waits: none if it is another scheduler's."""
+    labelled = await optin.labelled(cluster, where)
+    another = await optin.another_is_meant(cluster, name) if labelled else ""
+    if another:
+        typer.echo(f"the label stays on {', '.join(labelled)}: it sends pods to {another}, not to {name}", err=True)
+    return [] if another else labelled
+
+
+def _confirm(stuck: list[Json], off: list[str], name: str, to: str, output: Format) -> None:
+    spaces = ", ".join(sorted({pod["metadata"]["namespace"] for pod in stuck}))
+    label = f"take the label {found.OPT_IN} off {', '.join(off)}" if off else ""
+    pods = counted(len(stuck), "pod")
     if not sys.stdin.isatty() or output is Format.JSON:
-        raise UserError(f"{len(stuck)} pods would be recreated: say --yes, or look first with --dry-run")
-    typer.confirm(
-        f"Recreate {len(stuck)} pods that wait for {name} in {', '.join(spaces)}, for {to}?", abort=True, err=True
-    )
+        would = [f"would {label}"] if label else []
+        would += [f"would recreate {pods}"] if stuck else []
+        raise UserError(f"this {' and '.join(would)}: say --yes, or look first with --dry-run")
+    recreate = f"recreate {pods} waiting for {name} in {spaces}, for {to}" if stuck else ""
+    asked = " and ".join(filter(None, (label, recreate)))
+    typer.confirm(f"{asked[:1].upper()}{asked[1:]}?", abort=True, err=True)
 
 
-def _say(outcomes: list[Outcome], name: str, where: str | None, output: Format, *, dry_run: bool, folder: Path) -> None:
+def _say(
+    outcomes: list[Outcome],
+    off: list[str],
+    name: str,
+    where: str | None,
+    output: Format,
+    *,
+    dry_run: bool,
+    folder: Path,
+) -> None:
     written = folder if any(outcome.manifest for outcome in outcomes) else None
     if output is Format.JSON:
-        printed(outcomes, scheduler_name=name, dry_run=dry_run, manifests=str(written) if written else None)
+        manifests = str(written) if written else None
+        printed(outcomes, scheduler_name=name, dry_run=dry_run, labels_removed=off, manifests=manifests)
         return
+    if off:
+        console.print(f"The label {found.OPT_IN} {'would come' if dry_run else 'is'} off: {', '.join(off)}.")
     if not outcomes:
         console.print(f"No pod waits for {name} in {f'namespace {where}' if where else 'any namespace'}.")
         return
-    made = Table("namespace", "pod", "what", "says", show_edge=False)
+    made = Table("namespace", "pod", "would be" if dry_run else "what", "says", show_edge=False)
     for outcome in outcomes:
         style = "bold red" if outcome.took is Took.FAILED else ""
         made.add_row(outcome.namespace, outcome.pod, outcome.took.value, outcome.says, style=style)
     console.print(made)
     counts = Counter(outcome.took.value for outcome in outcomes)
-    console.print(", ".join(f"{count} {what}" for what, count in counts.items()))
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    console.print(f"Nothing was done; it would be: {told}." if dry_run else told)
     if written:
         console.print(f"The manifests of bare pods are in {written}/.", markup=False)

@@ -26,7 +26,7 @@ from nodewise.core.errors import UserError
 
 _TRIES = 5
 """Times that a pod which changes under our hands is looked at anew."""
-_GONE_S, _CREATED_S, _LABEL_S = 20.0, 30.0, 15.0
+_GONE_S, _CREATED_S = 20.0, 30.0
 _POLL_S = 0.2
 _ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Ctrl-C, a polite kill, and a terminal that closes."""
@@ -71,6 +71,8 @@ class Release:
     key: str
     """Of the toleration and node selector that our admission policy added."""
     folder: Path
+    ended_by: int = 0
+    """The signal that ended `run` early, or would have; 0 if none came."""
     _templates: dict[str, str] = field(default_factory=dict)
     """What a controller's template names, by uid."""
     _jobs: dict[str, tuple[Took, str]] = field(default_factory=dict)
@@ -112,6 +114,7 @@ class Release:
                     done.append(self.cluster.run(self._release(pod)))
                 except UserError as error:
                     done.append(_outcome(pod, Took.FAILED, str(error)))
+        self.ended_by = interrupted[0] if interrupted else 0
         return done
 
     async def _plan(self, pod: Json) -> Outcome:
@@ -338,25 +341,6 @@ class Release:
             return ""
         spec: Any = ((held.get("spec") or {}).get("template") or {}).get("spec") or {}
         return str(spec.get("schedulerName") or "")
-
-
-async def take_back(cluster: Cluster, release: Release, taken: Sequence[str], stuck: Sequence[Json]) -> None:
-    """Take the label off these namespaces, and wait until their new pods come to us no more. Raises UserError."""
-    for name in taken:
-        patch = {"metadata": {"labels": {found.OPT_IN: None}}}
-        await cluster.ask(
-            "PATCH", object_path("namespaces", name), f"patch namespace {name}", patch,
-            content_type="application/merge-patch+json",
-        )  # fmt: skip
-    for _ in range(int(_LABEL_S / _POLL_S)):
-        left = [name for name in await release.still_taken(stuck) if name in taken]
-        if not left:
-            return
-        await asyncio.sleep(_POLL_S)  # admission goes by a cache, which learns of the label a little later
-    raise UserError(
-        f"the label is off, but new pods of {', '.join(left)} still go to {release.name}: something else sends them, "
-        "such as another admission policy or webhook"
-    )
 
 
 def _is_final(error: UserError) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from nodewise.cli.kubectl import optin, workloads
 from nodewise.cli.kubectl import parts as found
 from nodewise.cli.kubectl.cluster import (
     Cluster,
@@ -53,13 +54,15 @@ async def status(cluster: Cluster, system: str = "") -> Json:
         return answer
 
     rows = await gathered([_part(cluster, parts, pod) for pod in (*parts.operators, *parts.schedulers)])
-    holder, spaces, pods, policies, profiles = await gathered(
+    holder, spaces, pods, policies, profiles, bindings, idle = await gathered(
         [
             found.lease_holder(cluster, parts),
             cluster.listed(collection("namespaces"), "list namespaces"),
             cluster.pods(None, fieldSelector=f"spec.schedulerName={parts.scheduler_name}"),
             _custom(cluster, "placementpolicies"),
             _custom(cluster, "nodeprofiles"),
+            optin.bindings(cluster),
+            workloads.idle(cluster, parts, system),
         ]
     )
     holder = known(holder, None)
@@ -69,6 +72,13 @@ async def status(cluster: Cluster, system: str = "") -> Json:
         "parts": [known(row, {}) for row in rows],
         "scheduler_name": parts.scheduler_name,
         "leader": _leader(holder),
+        "without_pods": [
+            {"component": one.component, "deployment": one.deployment, "replicas": one.replicas, "says": one.says}
+            for one in known(idle, [])
+        ],
+        "schedulers": len(parts.schedulers),
+        "label_acts": None if isinstance(bindings, UserError) else bool(bindings),
+        "operator_runs": parts.operator is not None,
         "namespaces": namespaces(known(spaces, []), ours),
         "placement_policies": [policy_row(held) for held in known(policies, None) or ()],
         "node_profiles": None if known_profiles is None else len(known_profiles),
@@ -140,7 +150,7 @@ def policy_row(policy: Json) -> Json:
 def _leader(holder: Holder | None) -> Json | None:
     if holder is None:
         return None
-    age_s = holder.age_s if holder.age_s < 1e9 else None
+    age_s = max(holder.age_s, 0.0) if holder.age_s < 1e9 else None  # clocks differ
     return {"name": holder.name or None, "held": holder.held, "renewed_s_ago": age_s}
 
 
@@ -148,8 +158,12 @@ def show(told: Json) -> None:
     """Print it."""
     if told["parts"]:
         console.print(_table("part", told["parts"], _part_cells, ("pod", "ready", "says", "decides", "version")))
-    else:
+    elif not told["without_pods"]:
         console.print("No pod of Nodewise runs here: install it with helm, or look with --context elsewhere.")
+    for one in told["without_pods"]:
+        console.print(
+            f"{one['says'][:1].upper()}{one['says'][1:]} ({one['deployment']}): kubectl nodewise doctor says more."
+        )
     leader = told["leader"]
     if leader and leader["held"]:
         console.print(f"\n{leader['name']} leads, and renewed its lease {leader['renewed_s_ago']:.0f} s ago.")
@@ -159,6 +173,7 @@ def show(told: Json) -> None:
         console.print()
         states = ("joined", "bound", "pending", "over")
         console.print(_table("namespace", told["namespaces"], _namespace_cells, states))
+        _show_label(told)
     elif leader:
         console.print("No namespace has joined: kubectl label namespace NAME nodewise.dev/scheduling=enabled")
     if told["placement_policies"]:
@@ -166,12 +181,27 @@ def show(told: Json) -> None:
         cells = ("mode", "decides", "ready", "in force", "agreement", "decisions", "fallbacks")
         console.print(_table("placement policy", told["placement_policies"], _policy_cells, cells))
         for policy in told["placement_policies"]:
-            if policy["why"]:
+            if policy["why"] and told["operator_runs"]:
                 console.print(f"{policy['name']}: {policy['why']}", markup=False)
+        if not told["operator_runs"]:
+            console.print("No operator runs: this is what was true of the policies when one last did.", style="bold")
     if told["node_profiles"] is not None:
         console.print(f"\nNodeProfiles: {told['node_profiles']} (kubectl nodewise profiles)")
     for why in told["unknown"]:
         console.print(f"unknown: {why}", markup=False, style="dim")
+
+
+def _show_label(told: Json) -> None:
+    """What the label of namespaces that joined comes to, where it is not what one expects."""
+    joined = [row["namespace"] for row in told["namespaces"] if row["opted_in"]]
+    waiting = sum(row["pending"] for row in told["namespaces"])
+    if joined and told["label_acts"] is False:
+        console.print(
+            f"The label {found.OPT_IN} does nothing here, as no admission policy of ours goes by it: new pods of "
+            f"{', '.join(joined)} go where their templates say."
+        )
+    if not told["schedulers"] and (waiting or (joined and told["label_acts"])):
+        console.print(f"No scheduler of Nodewise runs: pods that name {told['scheduler_name']} wait.", style="bold")
 
 
 def _table(title: str, rows: Sequence[Json], cells: Callable[[Json], list[str]], others: Sequence[str]) -> Table:
