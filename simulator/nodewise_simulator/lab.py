@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import getmodule, signature
 from pathlib import Path
 
 from nodewise.core.errors import UserError
@@ -10,16 +11,40 @@ from nodewise.policies import LEARNED, POLICIES
 from nodewise_simulator import scenarios
 from nodewise_simulator.metrics import UNITS, Result
 from nodewise_simulator.named import parameters
+from nodewise_simulator.packing.study import STUDY as OPENB_STATIC
 from nodewise_simulator.run import check_bundle, play, resolve
 from nodewise_simulator.sources import STUDIES
 from nodewise_simulator.studies import Study
 
-_STUDIES: Mapping[str, Study] = {study.name: study for study in STUDIES}
+_STUDIES: Mapping[str, Study] = {study.name: study for study in (*STUDIES, OPENB_STATIC)}
 
 
 def known() -> tuple[str, ...]:
     """Every name that `--scenario` takes."""
     return (*scenarios.SCENARIOS, *_STUDIES)
+
+
+def listed() -> list[dict[str, str]]:
+    """What each scenario is and takes: {scenario, says, source, parameters}."""
+    worlds = [_line(name, _says(name, made), "", made, ("seed",)) for name, made in scenarios.SCENARIOS.items()]
+    return worlds + [_line(s.name, s.says, s.source, s.play, ("policy", "seed")) for s in _STUDIES.values()]
+
+
+def _says(name: str, factory: Callable[..., object]) -> str:
+    """The first line of its module, where that is of this scenario, else of its function."""
+    of_module = (getattr(getmodule(factory), "__doc__", "") or "").partition("\n")[0]
+    of_function = (factory.__doc__ or "").partition("\n")[0]
+    return of_module.partition(": ")[2] if of_module.startswith(f"`{name}`") else of_function
+
+
+def _line(name: str, says: str, source: str, made_by: Callable[..., object], given: tuple[str, ...]) -> dict[str, str]:
+    taken = {k: p.default for k, p in signature(made_by).parameters.items() if k not in given}
+    return {
+        "scenario": name,
+        "says": says,
+        "source": source,
+        "parameters": ",".join(f"{key}={default}" for key, default in taken.items()),
+    }
 
 
 def policies_of(scenario: str) -> tuple[str, ...]:
@@ -38,6 +63,12 @@ def headline_of(scenario: str) -> str:
     """The metric that policies are compared by."""
     study = _study(scenario)
     return "cost" if study is None else study.headline
+
+
+def higher_is_better(scenario: str) -> bool:
+    """Whether more of the headline is better."""
+    study = _study(scenario)
+    return study is not None and study.higher_is_better
 
 
 def check(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None) -> None:

@@ -111,6 +111,19 @@ def exited() -> object:
     return ended.value.code
 
 
+def test_every_scenario_is_listed_with_what_it_is_and_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["nodewise", "scenarios", "-o", "json"])
+    assert exited() == 0
+    rows = {row["scenario"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert tuple(rows) == lab.known()
+    assert all(row["says"] for row in rows.values())
+    assert "load=0.7" in rows["hetero"]["parameters"]
+    assert rows["S1"]["source"]
+    assert all(lab.policies_of(name) and lab.headline_of(name) in lab.units_of(name) for name in rows)
+
+
 def half(policy: str, seed: int, size: float = 1.0) -> dict[str, float]:
     return {"makespan": size * seed * (0.5 if policy == "good" else 1.0)}
 

@@ -12,18 +12,19 @@ from nodewise.core.errors import UserError
 BENCHES = {
     "extender": "p50, p99 and CPU time per request at 100, 1,000 and 5,000 names, beside the HTTP floor",
     "scheduler": "pods/s of the real kube-scheduler at 1,000 nodes, without and with us (needs KUBEBUILDER_ASSETS)",
+    "fidelity": "the simulator's placements and retries beside the real kube-scheduler's (needs KUBEBUILDER_ASSETS)",
     "training": "decisions/s of the compiled engine beside the reference engine, and what learning from one takes",
 }
 
 
 def command(
     what: Annotated[
-        str | None, typer.Argument(metavar="[extender|scheduler|training]", help="Without it: the list.")
+        str | None, typer.Argument(metavar="[extender|scheduler|fidelity|training]", help="Without it: the list.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times everything is measured, in turn.")] = 5,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Measure the extender, the real kube-scheduler with and without it, or what training takes."""
+    """Measure the extender, the real kube-scheduler with and without it, how like it the simulator is, or training."""
     if what is None:
         for name, says in BENCHES.items():
             console.print(f"nodewise bench {name:<10} {says}")
@@ -39,6 +40,11 @@ def command(
             from nodewise_simulator.bench.extender import bench_extender
 
             rows = bench_extender(rounds=rounds, progress=tell)
+        elif what == "fidelity":
+            from nodewise_simulator.bench.fidelity import bench_fidelity
+            from nodewise_simulator.bench.retries import retries
+
+            rows = [*bench_fidelity(progress=tell), *retries(progress=tell).rows()]
         else:
             from nodewise_simulator.bench.scheduler import bench_scheduler
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nodewise_simulator import lab
 from nodewise_simulator.compare.rows import Row
 from nodewise_simulator.metrics import Result
 
@@ -102,9 +103,10 @@ def _ratios(axes: Axes, scenario: str, rows: Sequence[Row]) -> bool:
     found = [r for r in rows if r.scenario == scenario and r.metric.endswith("_ratio")]
     for k, row in enumerate(found):
         axes.plot([row.low, row.high], [k, k], color="#333333", linewidth=2.5, solid_capstyle="butt")
-        axes.plot(
-            [row.mean], [k], "o", color="#1b7837" if row.high < 1.0 else "#b2182b" if row.low > 1.0 else "#333333"
-        )
+        better, worse = row.high < 1.0, row.low > 1.0
+        if lab.higher_is_better(scenario):
+            better, worse = row.low > 1.0, row.high < 1.0
+        axes.plot([row.mean], [k], "o", color="#1b7837" if better else "#b2182b" if worse else "#333333")
     axes.axvline(1.0, color="#999999", linewidth=1)
     axes.set_yticks(range(len(found)), [row.policy for row in found], fontsize=8)
     axes.invert_yaxis()

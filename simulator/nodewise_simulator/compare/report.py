@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from nodewise.core.units import number
+from nodewise_simulator import lab
 from nodewise_simulator.compare.rows import Row
 
 if TYPE_CHECKING:
@@ -71,9 +72,14 @@ def _cell(row: Row | None) -> str:
         return "<td>–</td>"
     kind = ""
     if row.metric.endswith("_ratio"):
-        kind = ' class="better"' if row.high < 1.0 else ' class="worse"' if row.low > 1.0 else ""
+        more = lab.higher_is_better(row.scenario)
+        kind = _kind(row.low > 1.0, row.high < 1.0) if more else _kind(row.high < 1.0, row.low > 1.0)
     between = f"<small>[{number(row.low)}, {number(row.high)}]</small>" if row.seeds > 1 else ""
     return f"<td{kind}>{number(row.mean)}{between}</td>"
+
+
+def _kind(better: bool, worse: bool) -> str:
+    return ' class="better"' if better else ' class="worse"' if worse else ""
 
 
 def _inline(svg: str) -> str:

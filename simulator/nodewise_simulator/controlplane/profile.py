@@ -23,6 +23,8 @@ def scheduler_config(
     timeout_ms: int = 250,
     stock: bool = False,
     percentage_of_nodes_to_score: int | None = None,
+    filters: bool = False,
+    backoff_s: tuple[int, int] | None = None,
 ) -> Json:
     """KubeSchedulerConfiguration v1 for one process with one profile.
 
@@ -30,7 +32,8 @@ def scheduler_config(
     keeps the weights and the default spreading that kube-scheduler ships. `percentage_of_nodes_to_score` 100 shows
     every feasible node to the extender; None leaves kube-scheduler's formula (all below 100 nodes, 42 % of 1,000, 10
     % of 5,000). An extender that hangs costs `timeout_ms` for every pod: the scheduler has no breaker, and its own
-    default is 5 s.
+    default is 5 s. With `filters` it is asked which nodes may be taken, too; `backoff_s` are the first and the longest
+    pause before a pod without a node is tried again (1 and 10 if None).
     """
     profile: Json = {"schedulerName": scheduler_name}
     if not stock:
@@ -50,7 +53,11 @@ def scheduler_config(
     if percentage_of_nodes_to_score is not None:
         config["percentageOfNodesToScore"] = percentage_of_nodes_to_score
     if extender_url is not None:
-        config["extenders"] = [_extender(extender_url, weight, timeout_ms)]
+        config["extenders"] = [
+            _extender(extender_url, weight, timeout_ms) | ({"filterVerb": "filter"} if filters else {})
+        ]
+    if backoff_s is not None:
+        config["podInitialBackoffSeconds"], config["podMaxBackoffSeconds"] = backoff_s
     return config
 
 

@@ -1,0 +1,186 @@
+"""How like the real kube-scheduler the simulator's is: the same nodes and pods through both, one pod at a time.
+
+A pod goes where the real one sends it in both, so that one difference does not make others. Where several nodes have
+the highest score the real scheduler draws one of them: such pods are counted apart, with how many of them went to one
+of the nodes that the simulator would have drawn from.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from nodewise.core.errors import UserError
+from nodewise.core.pods import pod_request
+from nodewise.policies import DEFAULT
+from nodewise_simulator.bench.mixes import MIXES, Mix
+from nodewise_simulator.cluster_demo import create_priority_classes
+from nodewise_simulator.compare import Row
+from nodewise_simulator.controlplane import ControlPlane, scheduler_config
+from nodewise_simulator.direct import Direct
+from nodewise_simulator.processes import ExtenderProcess
+from nodewise_simulator.scheduler import PREFERENCE_WEIGHT, STOCK_WEIGHTS, KubeScheduler
+from nodewise_simulator.world import Json, SimPod, World, world
+
+STOCK, OURS = "stock profile", f"our profile, {DEFAULT.name}"
+PROFILES = (STOCK, OURS)
+_PATIENCE_S = 30.0
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class Agreement:
+    """Where pods of one mix went under one profile."""
+
+    agreed: int = 0
+    """Where one node alone had the highest score, or was feasible: pods that went there."""
+    differed: list[tuple[str, str, str]] = field(default_factory=list)
+    """… and those that did not: pod, the node of the simulator, the real one."""
+    tied: int = 0
+    tied_inside: int = 0
+    """Of the tied: those that went to one of the tied nodes."""
+
+    @property
+    def share(self) -> float:
+        """Of the pods whose node was determined, those on which both agree."""
+        return self.agreed / max(self.agreed + len(self.differed), 1)
+
+
+class _Ties:
+    """In the place of a random generator: keeps what it would have drawn from."""
+
+    def __init__(self) -> None:
+        self.rows: Sequence[int] = ()
+
+    def forget(self) -> None:
+        self.rows = ()
+
+    def choice(self, rows: Sequence[int]) -> int:
+        self.rows = rows
+        return int(rows[0])
+
+
+class _Neutral(Direct):
+    """No extender: it has no opinion."""
+
+    def prioritize(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[tuple[str, int]]:
+        del pod, names, now_s
+        return ()
+
+
+def bench_fidelity(pods: int = 500, *, seed: int = 1, progress: Progress = lambda *_: None) -> list[Row]:
+    """Rows of agreement for each mix of nodes under the stock profile and under ours.
+
+    Raises UserError if the control-plane programs are missing or a pod is not bound.
+    """
+    if pods < 1:
+        raise UserError("bench fidelity needs at least 1 pod")
+    made: list[Row] = []
+    done, total = 0, pods * len(MIXES) * len(PROFILES)
+    for mix in MIXES.values():
+        for profile in PROFILES:
+            told = partial(_tell, progress, done, total)
+            made += _rows(mix.name, profile, agreement(mix, profile, pods, seed, told))
+            done += pods
+    return made
+
+
+def agreement(
+    mix: Mix, profile: str, pods: int, seed: int, progress: Callable[[int], None] = lambda _: None
+) -> Agreement:
+    """Bind pods of a mix one after the other through both schedulers."""
+    nodes, manifests = mix.make(pods, np.random.default_rng([seed, 17]))
+    made = world(mix.name, seed, nodes, mix.classes, [], warm=0)
+    found = Agreement()
+    with _real(made, profile) as plane:
+        simulated = _Simulated(made, profile)
+        for k, manifest in enumerate(manifests):
+            stored, real = _bound(plane, manifest)
+            simulated.step(stored, real, found)
+            progress(k + 1)
+    return found
+
+
+def _tell(progress: Progress, before: int, total: int, bound: int) -> None:
+    progress("pods through the real scheduler and ours", before + bound, total)
+
+
+class _Simulated:
+    """The simulator's scheduler, which goes on from where the real one put each pod."""
+
+    def __init__(self, made: World, profile: str) -> None:
+        self._direct = (Direct if profile == OURS else _Neutral)(made, DEFAULT, DEFAULT)
+        self._ties = _Ties()
+        weights = (PREFERENCE_WEIGHT, PREFERENCE_WEIGHT) if profile == OURS else STOCK_WEIGHTS
+        rng = cast("np.random.Generator", self._ties)
+        view = self._direct.state.view
+        self._scheduler = KubeScheduler(made.nodes, self._direct, view, rng, preferences=weights)
+
+    def step(self, manifest: Json, real: str, found: Agreement) -> None:
+        pod = SimPod(manifest, pod_request(manifest)[0], np.zeros(0), 0.0)
+        now_s = pod.request.created_s
+        self._direct.created(pod)
+        self._ties.forget()
+        own = self._scheduler.schedule(pod, now_s)
+        if own is None:
+            raise UserError(f"the simulator finds no node for {pod.request.name}, and the real scheduler took {real}")
+        tied = [self._scheduler.nodes[k].name for k in self._ties.rows] or [own]
+        if len(tied) > 1:
+            found.tied += 1
+            found.tied_inside += real in tied
+        elif own == real:
+            found.agreed += 1
+        else:
+            found.differed.append((pod.request.name, own, real))
+        self._scheduler.forget(pod.request, own)
+        self._scheduler.assume(pod.request, real)
+        self._direct.bound(pod, real, now_s, float("nan"))
+
+
+@contextmanager
+def _real(made: World, profile: str) -> Iterator[ControlPlane]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nodewise-bench-")))
+        plane = stack.enter_context(ControlPlane())
+        plane.create_nodes(made.node_manifests)
+        create_priority_classes(plane)
+        url = None
+        if profile == OURS:
+            flags = ("--policy", DEFAULT.name, "--silence-s", "30")  # no guard's kill on a busy machine
+            extender = stack.enter_context(ExtenderProcess(plane.kubeconfig, folder, *flags))
+            url = f"http://127.0.0.1:{extender.port}"
+        plane.start_scheduler(scheduler_config(plane.kubeconfig, url, stock=profile == STOCK, timeout_ms=5000))
+        yield plane
+
+
+def _bound(plane: ControlPlane, manifest: Json) -> tuple[Json, str]:
+    """The pod as stored before it had a node, and the node that it was bound to."""
+    (stored,) = plane.create_pods([manifest])
+    path = f"/api/v1/namespaces/{stored['metadata']['namespace']}/pods/{stored['metadata']['name']}"
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while True:
+        now: Any = plane.call("GET", path)
+        if node := now["spec"].get("nodeName"):
+            return stored, str(node)
+        if time.monotonic() > give_up_s:
+            raise UserError(f"pod {stored['metadata']['name']} was not bound within {_PATIENCE_S:g} s")
+        time.sleep(0.002)
+
+
+def _rows(mix: str, profile: str, found: Agreement) -> list[Row]:
+    values = {
+        ("agreement", "share of determined"): found.share,
+        ("determined", "pods"): float(found.agreed + len(found.differed)),
+        ("tied", "pods"): float(found.tied),
+        ("tied_inside", "share of tied"): found.tied_inside / found.tied if found.tied else float("nan"),
+    }
+    return [Row(mix, profile, metric, unit, value, value, value, 1) for (metric, unit), value in values.items()]
