@@ -26,6 +26,11 @@ StateOf = Callable[..., ClusterState]
 
 each = pytest.mark.parametrize("policy", POLICIES.values(), ids=list(POLICIES))
 
+alone = pytest.mark.parametrize(
+    "policy", [p for p in POLICIES.values() if not p.name.startswith("power-of-")], ids=lambda p: p.name
+)
+"""All but those that draw a few of the candidates."""
+
 NODES = 12
 
 
@@ -62,7 +67,7 @@ def test_scores_are_finite_float32_one_a_candidate(policy: Rule, busy: StateOf, 
     assert np.isfinite(scores).all()
 
 
-@each
+@alone
 @settings(max_examples=15, deadline=None)
 @given(order=st.permutations(range(NODES)), m=st.integers(1, NODES), seed=st.integers(0, 20))
 def test_a_score_depends_on_its_node_and_not_on_the_other_candidates(

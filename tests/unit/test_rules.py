@@ -19,6 +19,7 @@ from nodewise.policies.kube import balanced_allocation, in_tree, least_allocated
 
 PodOf = Callable[..., PodRequest]
 NodeOf = Callable[..., NodeSpec]
+StateOf = Callable[..., ClusterState]
 
 MIB = 2.0**20
 
@@ -53,17 +54,19 @@ def test_in_tree_scores_by_hand(
     state = one_node(node_of, pod_of, *room, *used)
     asks = pod_of("new", cpu_milli=float(pod[0]), memory_bytes=pod[1] * MIB)
     view, rows = state.view(asks, 0.0), np.array([0])
-    assert least_allocated(asks, view, rows) == [least]
-    assert most_allocated(asks, view, rows) == [most]
-    assert balanced_allocation(asks, view, rows) == [balanced]
+    seen = raw(asks, view, rows)[:3]
+    assert least_allocated(*seen) == [least]
+    assert most_allocated(*seen) == [most]
+    assert balanced_allocation(*seen) == [balanced]
     assert in_tree(asks, view, rows) == [least + balanced]
 
 
 def test_a_pod_without_requests_counts_by_default_but_is_not_balanced(node_of: NodeOf, pod_of: PodOf) -> None:
     asks = pod_of("new", cpu_milli=0.0, memory_bytes=0.0, cpu_nonzero_milli=100.0, memory_nonzero_bytes=200 * MIB)
     view, rows = one_node(node_of, pod_of, 1000, 1000, 0, 0).view(asks, 0.0), np.array([0])
-    assert least_allocated(asks, view, rows) == [85]  # (90 + 80) / 2
-    assert balanced_allocation(asks, view, rows) == [0]
+    seen = raw(asks, view, rows)[:3]
+    assert least_allocated(*seen) == [85]  # (90 + 80) / 2
+    assert balanced_allocation(*seen) == [0]
 
 
 def test_the_cost_of_a_pod_by_hand(pod_of: PodOf) -> None:
@@ -184,3 +187,30 @@ def test_packing_rules_by_hand(node_of: NodeOf, pod_of: PodOf) -> None:
     np.testing.assert_allclose(scores("balance-fit"), [-0.1875 - 0.3 * 1.6875, -0.4375 - 0.3 * 1.4375])
     np.testing.assert_allclose(scores("least-watts-per-core"), [-25.0, -50.0])
     np.testing.assert_allclose(scores("cheapest"), [-0.09, -0.9], rtol=1e-6)
+
+
+def test_rules_of_the_literature_by_hand(node_of: NodeOf, pod_of: PodOf) -> None:
+    """A pod of one core and one GiB; nodes have 4 and 2 cores, 16 GiB; 20 s are left of one core on `fast`."""
+    state = two_nodes(node_of, 60.0, 30.0)
+    state.place(pod_of("old"), "fast", 0.0)
+    asks = pod_of("q")
+    view, rows = state.view(asks, 10.0), np.array([0, 1])
+
+    def scores(name: str) -> Any:
+        return POLICIES[name].score(asks, view, rows)
+
+    # 1/4 and 2/2 cores, 1/16 and 2/16 of the memory
+    np.testing.assert_allclose(scores("requested-to-capacity"), [round((25 + 6) / 2), round((100 + 12) / 2)])
+    np.testing.assert_allclose(scores("target-load"), [0.6 * 0.25 / 0.4 + 0.4, 0.0], atol=1e-7)
+    np.testing.assert_allclose(scores("tetris"), [1 / 4 + 1 / 16, 1 / 2 * 1 / 2 + 1 / 16 * 15 / 16], rtol=1e-6)
+    contended = 30.0 * 1.15  # half of its CPU is requested by others
+    np.testing.assert_allclose(scores("max-weight"), [-60.0 * 60.0, -(10.0 + contended) * contended], rtol=1e-6)
+    assert scores("power-of-2").tolist() == scores("least-work-remaining").tolist()
+
+
+def test_power_of_two_looks_at_two_candidates_that_differ_from_pod_to_pod(pod_of: PodOf, busy: StateOf) -> None:
+    view, rows = busy().view(pod_of("q"), 100.0), np.arange(12)
+    drawn = [np.flatnonzero(POLICIES["power-of-2"].score(pod_of(f"u{k}"), view, rows) > -1e9) for k in range(300)]
+    assert {len(found) for found in drawn} == {2}
+    assert np.bincount(np.concatenate(drawn)).min() > 20  # 50 each, on average
+    assert len(np.flatnonzero(POLICIES["power-of-5"].score(pod_of("q"), view, rows[:4]) > -1e9)) == 4

@@ -40,7 +40,7 @@ EXTRAS = {
     "extender": ("aiohttp", "fastapi", "kubernetes", "onnxruntime", "prometheus_client", "uvicorn", "yaml"),
     "operator": ("duckdb", "kopf", "pg8000", "sqlalchemy"),
     "ray": ("ray",),
-    "simulator": ("cryptography", "matplotlib", "numba"),
+    "simulator": ("cryptography", "matplotlib", "numba", "scipy"),
     "training": ("onnx", "onnxscript", "tensorboard", "torch"),
 }
 """Extra of this package → modules that come with it."""

@@ -1,0 +1,173 @@
+"""`S3-heavy`, `S3-live` and `S4`: choose a GPU share for each task, where no decision bears on another.
+
+There is no queue and the time is linear in the share, so the optimum is the comparison of two numbers (`threshold`):
+these scenarios tell whether a learner finds what is known, and no more.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from nodewise.core.errors import UserError
+from nodewise.core.types import Floats
+from nodewise_simulator.sources.checks import require_policy, require_seed, require_whole
+from nodewise_simulator.sources.forest import forest_predictions
+from nodewise_simulator.sources.hybrid import Ranges, Tasks, skewed_tasks, uniform_tasks
+from nodewise_simulator.studies import Study
+
+_UNITS = {"total_time": "s", "mean_time": "s", "energy": "Wh", "cost": "USD"}
+_POWER_W = {"simulator": (200.0, 100.0), "live": (50.0, 30.0)}
+"""GPU and CPU; the source has both, for the same machine."""
+_USD_PER_S = (0.0001, 0.00002)  # GPU and CPU, in the simulator
+_USD_PER_KWH = 0.15  # in the live engine
+
+_HEAVY = Ranges((100, 5000), (100, 10000))
+_LIVE = Ranges((100, 5000), (10, 500))
+_SHIFTED = Ranges((10, 100), (2000, 5000))
+_CONFIG = Ranges((100, 10000), (10, 5000))
+_GPU_BEST = Ranges((1000, 10000), (10, 500))
+_TRAINING_SEED, _LABELS = 42, 5000
+
+_STEPS = tuple(round(0.1 * k, 1) for k in range(11))
+_CONSTANT = {f"gpu-{f:.1f}": f"ours: the share {f:.1f} for every task, one of the source's eleven" for f in _STEPS}
+_POLICIES = {
+    "round-robin": "as coded: share {0} for every other task, {1} for the rest",
+    "random": "as coded: a share from U({2}), from the source's own stream",
+    "greedy": "as coded: the task's intensity is its share",
+    "oracle": "as coded: the fastest of the eleven shares 0, 0.1, …, 1",
+    **_CONSTANT,
+    "all-cpu": "ours: everything on the CPU",
+    "all-gpu": "ours: everything on a GPU (in the source's code, left out of its list)",
+    "threshold": "ours: the GPU if its time is shorter; the optimum, and so the bound",
+}
+
+
+_FOREST = (
+    "as coded, in numpy: a forest of `trees` trees of depth 15 regresses the oracle's share on 5,000 tasks of {0}; "
+    "numbers of training tasks and seed are ours"
+)
+_BIASED = "as coded, by its report, in numpy: the same forest, trained on tasks for which the GPU is always best"
+
+
+def _described(even: float, odd: float, low: float, high: float) -> dict[str, str]:
+    return {name: says.format(even, odd, f"{low}, {high}") for name, says in _POLICIES.items()}
+
+
+def _shares(policy: str, tasks: Tasks, pair: tuple[float, float], spread: tuple[float, float]) -> Floats:
+    """The GPU share of every task."""
+    count = len(tasks.size)
+    if policy == "round-robin":
+        return np.where(np.arange(count) % 2 == 0, *pair)
+    if policy == "random":
+        return np.asarray(tasks.stream().uniform(*spread, count))
+    if policy == "greedy":
+        return tasks.intensity
+    if policy == "oracle":
+        times = np.stack([f * tasks.gpu_s + (1.0 - f) * tasks.cpu_s for f in _STEPS])
+        return np.asarray(np.array(_STEPS)[times.argmin(axis=0)])
+    if policy == "threshold":
+        return np.where(tasks.gpu_s < tasks.cpu_s, 1.0, 0.0)
+    constant = {"all-cpu": 0.0, "all-gpu": 1.0}
+    return np.full(count, constant[policy] if policy in constant else float(policy.removeprefix("gpu-")))
+
+
+def _forest(training: Tasks, tasks: Tasks, trees: int, seed: int) -> Floats:
+    """Shares that a forest predicts for tasks."""
+    label = np.where(training.gpu_s < training.cpu_s, 1.0, 0.0)
+    rng = np.random.default_rng([seed, 40])
+    return forest_predictions(_features(training), label, _features(tasks), trees, rng)
+
+
+def _features(tasks: Tasks) -> Floats:
+    """[N, 5], the source's."""
+    size, intensity, memory_mb = tasks.size, tasks.intensity, tasks.memory_mb
+    return np.column_stack([size, intensity, memory_mb, memory_mb / (size + 1.0), intensity / (memory_mb + 1.0)])
+
+
+def _measured(tasks: Tasks, share: Floats, power: str) -> dict[str, float]:
+    if power not in _POWER_W:
+        raise UserError(f"power={power!r} is not one of the source's models; choose simulator or live")
+    time_s = share * tasks.gpu_s + (1.0 - share) * tasks.cpu_s
+    gpu_w, cpu_w = _POWER_W[power]
+    joules = float((time_s * (share * gpu_w + (1.0 - share) * cpu_w)).sum())
+    if power == "live":
+        usd = joules / 3.6e6 * _USD_PER_KWH
+    else:
+        usd = float((time_s * (share * _USD_PER_S[0] + (1.0 - share) * _USD_PER_S[1])).sum())
+    total_s = float(time_s.sum())
+    return {"total_time": total_s, "mean_time": total_s / len(time_s), "energy": joules / 3600.0, "cost": usd}
+
+
+def _play_heavy(
+    policy: str, seed: int, tasks: int = 20000, power: str = "simulator", trees: int = 100
+) -> dict[str, float]:
+    require_policy("S3-heavy", policy, _HEAVY_POLICIES)
+    require_seed("S3-heavy", seed)
+    require_whole("S3-heavy", "tasks", tasks)
+    require_whole("S3-heavy", "trees", trees)
+    made = skewed_tasks(seed, tasks, _HEAVY)
+    if policy == "forest":
+        return _measured(made, _forest(skewed_tasks(_TRAINING_SEED, _LABELS, _HEAVY), made, trees, seed), power)
+    return _measured(made, _shares(policy, made, (0.5, 0.3), (0.2, 0.8)), power)
+
+
+def _play_live(policy: str, seed: int, tasks: int = 3000, power: str = "live") -> dict[str, float]:
+    require_policy("S3-live", policy, _POLICIES)
+    require_seed("S3-live", seed)
+    require_whole("S3-live", "tasks", tasks)
+    made = skewed_tasks(seed, tasks, _LIVE)
+    return _measured(made, _shares(policy, made, (0.5, 0.0), (0.0, 1.0)), power)
+
+
+def _play_shift(
+    policy: str, seed: int, tasks: int = 500, power: str = "simulator", generator: str = "first", trees: int = 100
+) -> dict[str, float]:
+    require_policy("S4", policy, _SHIFT_POLICIES)
+    require_seed("S4", seed)
+    require_whole("S4", "tasks", tasks)
+    require_whole("S4", "trees", trees)
+    if generator not in ("first", "head"):
+        raise UserError(f"generator={generator!r} of scenario S4 is unknown; choose first (commit) or head")
+    first = generator == "first"
+    made = uniform_tasks(seed, tasks, _SHIFTED, (0.0, 0.1)) if first else skewed_tasks(seed, tasks, _SHIFTED)
+    if policy.startswith("forest"):
+        biased = policy == "forest-biased"
+        ranges, intensity = (_GPU_BEST, (0.8, 1.0)) if biased else (_CONFIG, (0.0, 1.0))
+        return _measured(
+            made, _forest(uniform_tasks(_TRAINING_SEED, _LABELS, ranges, intensity), made, trees, seed), power
+        )
+    return _measured(made, _shares(policy, made, (0.5, 0.3), (0.2, 0.8)), power)
+
+
+_HEAVY_POLICIES = _described(0.5, 0.3, 0.2, 0.8) | {"forest": _FOREST.format("the same ranges")}
+_SHIFT_POLICIES = _described(0.5, 0.3, 0.2, 0.8) | {
+    "forest": _FOREST.format("the source's training ranges"),
+    "forest-biased": _BIASED,
+}
+_study = partial(Study, units=_UNITS, headline="total_time")
+
+STUDIES = (
+    _study(
+        name="S3-heavy",
+        says="20,000 tasks, each on the CPU, a GPU or a share of both, no queue; the published run is seed 999",
+        source="anurag2796/hybrid-ml-scheduler fae1b14: config_heavy, sizes 100–5000, memory 100–10000 MB",
+        policies=_HEAVY_POLICIES,
+        play=_play_heavy,
+    ),
+    _study(
+        name="S3-live",
+        says="the live engine's 3,000 tasks without its sleeps: a GPU is best for every one of them",
+        source="anurag2796/hybrid-ml-scheduler fae1b14: defaults, sizes 100–5000, memory 10–500 MB",
+        policies=_described(0.5, 0.0, 0.0, 1.0),
+        play=_play_live,
+    ),
+    _study(
+        name="S4",
+        says="the distribution-shift test: small tasks that move much memory, better on the CPU; published is seed 99",
+        source="anurag2796/hybrid-ml-scheduler dc5deeb (generator=head: fae1b14): sizes 10–100, memory 2000–5000 MB",
+        policies=_SHIFT_POLICIES,
+        play=_play_shift,
+    ),
+)
