@@ -10,8 +10,10 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
 from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder
+from nodewise.policies.defer import split
+from nodewise.policies.waiting import with_waiting
 from nodewise_simulator import scenarios
-from nodewise_simulator.direct import Direct
+from nodewise_simulator.direct import Deferring, Defers, Direct
 from nodewise_simulator.engine import Engine
 from nodewise_simulator.metrics import Result, completions, measure
 from nodewise_simulator.scheduler import KubeScheduler
@@ -21,22 +23,25 @@ from nodewise_simulator.world import World
 def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
     """The policy of this name and whether it is told the truth (`NAME-oracle`).
 
-    `learned` is the given bundle or the one built in; a name with a slash in it is the folder of a bundle. Raises
-    UserError if there is none.
+    `learned` is the given bundle or the one built in; a name with a slash in it is the folder of a bundle. NAME-defer
+    also defers pods, NAME-cmu lets them wait in order, NAME-defer-cmu does both. Raises UserError if there is none.
     """
-    if name == LEARNED or "/" in name:
+    base, deferring, ordered = split(name.removesuffix(ORACLE))
+    oracle = name.endswith(ORACLE)
+    if "/" in name or (base == LEARNED and not oracle):
         from nodewise.policies.learned import load
 
-        return load(Path(name) if "/" in name else bundle_folder(bundle)), False
-    base = name.removesuffix(ORACLE)
+        if "/" in name:
+            return load(Path(name)), False
+        return with_waiting(load(bundle_folder(bundle)), deferring=deferring, ordered=ordered), False
     if base not in POLICIES:
         known = ", ".join((*POLICIES, LEARNED))
         raise UserError(f"there is no policy {name!r}; choose one of {known} (see `nodewise policies`)")
     found = POLICIES[base]
-    if base != name and not found.uses_run_times:
+    if oracle and not found.uses_run_times:
         timed = ", ".join(k for k, p in POLICIES.items() if p.uses_run_times)
         raise UserError(f"{name!r} would be the same as {base!r}, which ignores run times; with {ORACLE}: {timed}")
-    return found, base != name
+    return with_waiting(found, deferring=deferring, ordered=ordered), oracle
 
 
 def check_bundle(policies: Sequence[str], bundle: Path | None) -> None:
@@ -46,15 +51,23 @@ def check_bundle(policies: Sequence[str], bundle: Path | None) -> None:
 
 
 def play(
-    world: World, policy: Policy, *, oracle: bool = False, progress: Callable[[int], None] | None = None
+    world: World,
+    policy: Policy,
+    *,
+    oracle: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Result, Direct]:
-    """Run a world to its end with decisions taken in this process."""
-    direct = Direct(world, policy, DEFAULT, oracle=oracle)
+    """Run a world to its end with decisions taken in this process; a policy that `Defers` may hold pods."""
+    if isinstance(policy, Defers):
+        direct: Direct = Deferring(world, policy, DEFAULT, policy.deferral(), oracle=oracle)
+    else:
+        direct = Direct(world, policy, DEFAULT, oracle=oracle)
     scheduler = KubeScheduler(
-        world.nodes, direct, direct.state.view, np.random.default_rng([world.seed, 99]), fits_always=world.fifo
+        world.nodes, direct, direct.cache.view, np.random.default_rng([world.seed, 99]), fits_always=world.fifo
     )
-    outcomes = Engine(world, scheduler, direct, progress).run()
-    metrics = measure(world, outcomes)
+    engine = Engine(world, scheduler, direct, progress)
+    outcomes = engine.run()
+    metrics = measure(world, outcomes, log=engine.log)
     if direct.took_s:
         p50, p99 = np.percentile(direct.took_s, [50, 99]) * 1e3
         metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}

@@ -6,8 +6,9 @@ selectHost), and the plugins NodeResourcesFit, NodeAffinity, TaintToleration and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from nodewise.core.labels import matches_term, tolerates
 from nodewise.core.pods import NodeSpec
 from nodewise.core.types import ClusterView, Floats, PodRequest, Rows
 from nodewise.policies.kube import in_tree
+from nodewise_simulator.devices import DeviceBook, Devices
 from nodewise_simulator.world import SimPod
 
 MIN_FEASIBLE = 100
@@ -30,12 +32,28 @@ PREFERENCE_WEIGHT = 16_000
 """Weight, in our profile, of the plugins that score what somebody wrote: one point of theirs outvotes all ten of the
 extender's (15,000), so that what the user wrote in the pod wins over us."""
 
+STOCK_WEIGHTS = (3, 2)
+"""Weights of TaintToleration and NodeAffinity in the profile that kube-scheduler ships."""
+
 
 class Extender(Protocol):
     """Who is asked to prioritize; None of a pod's business raises."""
 
     def prioritize(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[tuple[str, int]]:
         """(node name, 0..10) for the nodes that are to get points; empty is neutral."""
+        ...
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """What an extender with a filter verb also has."""
+
+    def filter(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[str]:
+        """Those of the nodes that may be taken now; none of them: "no node yet", and nothing is preempted."""
+        ...
+
+    def patched_s(self, pod: SimPod) -> float:
+        """When the extender will patch the pod that it just refused, which wakes it; inf: it leaves it to events."""
         ...
 
 
@@ -48,7 +66,11 @@ def feasible_to_find(nodes: int, percentage: int = 0) -> int:
 
 
 class KubeScheduler:
-    """The scheduler's own cache of the cluster and its cycle. `fits_always` drops the resource filter (dispatching)."""
+    """The scheduler's own cache of the cluster and its cycle.
+
+    `preferences` are the weights of TaintToleration and NodeAffinity; `fits_always` drops the resource filter
+    (dispatching).
+    """
 
     def __init__(
         self,
@@ -58,13 +80,18 @@ class KubeScheduler:
         rng: np.random.Generator,
         *,
         weight: int = EXTENDER_WEIGHT,
+        preferences: tuple[int, int] = (PREFERENCE_WEIGHT, PREFERENCE_WEIGHT),
         percentage: int = 0,
         fits_always: bool = False,
     ) -> None:
         self.nodes = tuple(nodes)
         self.asked = 0
+        self.held = False
+        """Whether the last cycle ended because the extender's filter left no node."""
+        self._filter = extender if isinstance(extender, Filter) else None
         self._extender, self._view, self._rng = extender, view, rng
         self._weight, self._percentage, self._fits_always = weight, percentage, fits_always
+        self._taint_weight, self._affinity_weight = preferences
         self._row = {n.name: k for k, n in enumerate(self.nodes)}
         self._free = np.array(
             [[n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable]
@@ -73,6 +100,10 @@ class KubeScheduler:
         self._static: dict[str, NDArray[np.bool_]] = {}
         self._soft = any(t.get("effect") == "PreferNoSchedule" for n in self.nodes for t in n.taints)
         self._start = 0
+        self._closed: NDArray[np.bool_] = np.zeros(len(self.nodes), bool)  # gone, or cordoned
+        self._present = np.arange(len(self.nodes))
+        self._changed = False  # then the view knows the nodes in an order of its own
+        self._devices = DeviceBook(self.nodes, extender if isinstance(extender, Devices) else None)
 
     def assume(self, pod: PodRequest, node: str) -> None:
         """Take the pod's room on a node."""
@@ -81,27 +112,81 @@ class KubeScheduler:
     def forget(self, pod: PodRequest, node: str) -> None:
         """Give the pod's room back."""
         self._free[self._row[node]] += self._wants(pod)
+        self._devices.forget(pod.uid)
+
+    def add(self, node: str) -> None:
+        """A node that was removed joins, empty."""
+        self._closed[self._row[node]] = False
+        self._present = np.sort(np.append(self._present, self._row[node]))
+
+    def remove(self, node: str) -> None:
+        """A node is gone; its pods are still to be forgotten."""
+        self._closed[self._row[node]] = self._changed = True
+        self._present = self._present[self._present != self._row[node]]
+
+    def cordon(self, node: str, *, closed: bool) -> None:
+        """A node takes no more pods, or takes them again."""
+        self._closed[self._row[node]] = closed
+
+    def empty(self, node: str) -> Floats:
+        """What a node offers when nothing runs there: CPU, memory, accelerators, pods [4]."""
+        n = self.nodes[self._row[node]]
+        room = (n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable)
+        return np.array(room)
+
+    def hosts(self, pod: SimPod, node: str, free: Floats) -> bool:
+        """Whether a node would take the pod if it had `free` [4] left, be it there or not."""
+        wants = self.wants(pod.request)
+        allowed = self._static_filter(pod.manifest["spec"])[self._row[node]]
+        return bool(allowed and ((free >= wants) | (wants == 0.0)).all())
+
+    def wants(self, pod: PodRequest) -> Floats:
+        """What a pod takes: CPU, memory, accelerators, pods [4]."""
+        return self._wants(pod)
+
+    def device_of(self, uid: str) -> int:
+        """The accelerator that a pod shares; -1 if none."""
+        return self._devices.device_of(uid)
+
+    def patched_s(self, pod: SimPod) -> float:
+        """When the extender will patch the pod that its filter just refused."""
+        return self._filter.patched_s(pod) if self._filter else math.inf
 
     def could_fit(self, pod: SimPod, rows: Sequence[int]) -> bool:
         """Whether one of these nodes has room: the queueing hint that wakes a waiting pod."""
-        return bool(self._passes(pod)[list(rows)].any())
+        return bool(self._open(pod)[list(rows)].any())
 
     def feasible(self, pod: SimPod) -> Rows:
         """Rows of the nodes that pass the filters, in the order of the nodes."""
-        return np.flatnonzero(self._passes(pod))
+        return np.flatnonzero(self._open(pod))
 
     def schedule(self, pod: SimPod, now_s: float) -> str | None:
-        """One cycle; the node's name, or None if no node is feasible. The room is taken."""
-        rows = self._sample(self._passes(pod))
+        """One cycle; the node's name, or None if no node is feasible, or the extender holds the pod (then `held`).
+
+        The room is taken.
+        """
+        self.held = False
+        rows = self._sample(self._open(pod))
         if len(rows) == 0:
             return None
+        if self._filter:
+            left = set(self._filter.filter(pod, [self.nodes[k].name for k in rows], now_s))
+            rows = rows[[self.nodes[k].name in left for k in rows]]
+            self.held = len(rows) == 0
+            if self.held:
+                return None
         chosen = int(rows[0]) if len(rows) == 1 else self._choose(pod, rows, now_s)
         node = self.nodes[chosen].name
         self.assume(pod.request, node)
+        self._devices.assume(pod, chosen)
         return node
 
     def _wants(self, pod: PodRequest) -> Floats:
         return np.array([pod.cpu_milli, pod.memory_bytes, pod.gpus_milli, 1.0])
+
+    def _open(self, pod: SimPod) -> NDArray[np.bool_]:
+        passes = self._passes(pod) & ~self._closed
+        return passes & self._devices.fits(pod) if pod.request.gpus_milli > 0.0 and self._devices.used else passes
 
     def _passes(self, pod: SimPod) -> NDArray[np.bool_]:
         static = self._static_filter(pod.manifest["spec"])
@@ -121,13 +206,15 @@ class KubeScheduler:
 
     def _sample(self, passes: NDArray[np.bool_]) -> Rows:
         """The first feasible nodes from a start that rotates from cycle to cycle."""
-        n = len(self.nodes)
+        n = len(self._present)
+        if n == 0:
+            return np.zeros(0, np.int64)
         wanted = feasible_to_find(n, self._percentage)
-        order = (np.arange(n) + self._start) % n
+        order = self._present[(np.arange(n) + self._start) % n]
         found = np.flatnonzero(passes[order])
         if len(found) > wanted:
             found = found[:wanted]
-            self._start = int(order[found[-1]] + 1) % n
+            self._start = (self._start + int(found[-1]) + 1) % n
         return np.asarray(np.sort(order[found]), np.int64)
 
     def _choose(self, pod: SimPod, rows: Rows, now_s: float) -> int:
@@ -148,7 +235,9 @@ class KubeScheduler:
     def _in_tree(self, sim: SimPod, rows: Rows, now_s: float) -> Floats:
         """Sum of the in-tree scores [M]; inter-pod affinity and topology spread are not simulated."""
         pod = sim.request
-        scores = in_tree(pod, self._view(pod, now_s), rows)
+        view = self._view(pod, now_s)
+        row = view.nodes.row
+        scores = in_tree(pod, view, np.array([row[self.nodes[k].name] for k in rows]) if self._changed else rows)
         soft = np.array(
             [
                 sum(t.get("effect") == "PreferNoSchedule" and not tolerates(pod.tolerations, t) for t in n.taints)
@@ -157,7 +246,7 @@ class KubeScheduler:
             float,
         )
         if soft.any():
-            scores = scores + PREFERENCE_WEIGHT * (100.0 - np.floor(100.0 * soft / soft.max()))
+            scores = scores + self._taint_weight * (100.0 - np.floor(100.0 * soft / soft.max()))
         if pod.preferred_node_terms:
             affinity = sim.manifest["spec"]["affinity"]["nodeAffinity"]
             terms = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
@@ -168,5 +257,5 @@ class KubeScheduler:
                 ],
                 float,
             )
-            scores = scores + PREFERENCE_WEIGHT * np.floor(100.0 * matched / max(matched.max(), 1.0))
+            scores = scores + self._affinity_weight * np.floor(100.0 * matched / max(matched.max(), 1.0))
         return np.asarray(scores)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from nodewise.core.pods import NodeSpec, node_spec, pod_request
 from nodewise.core.types import Floats, PodRequest
 from nodewise.core.units import stamp
+from nodewise_simulator.physics import Autoscaler, Drift, Lifecycle, Network, NodeChange, Queueing
 
 Json = dict[str, Any]
 
@@ -38,6 +39,24 @@ class SimPod:
     """Hidden: sigma of the log of what is random in `true_run_s`, alike on all classes."""
     noise_factor: float = 1.0
     """Hidden: what was drawn of it; `true_run_s` ÷ this is the median run time."""
+    image: str = ""
+    """What its node must have pulled; empty: nothing."""
+    pull_s: float = 0.0
+    """Hidden: time to pull `image` to a node that lacks it."""
+    start_s: float = 0.0
+    """Hidden: time from the image being there to the start of the container."""
+    parents: tuple[int, ...] = ()
+    """Positions in `World.pods` of the pods that must have ended before this one is created."""
+    output_bytes: float = 0.0
+    """What it hands to each of its children."""
+    device_milli: float = 0.0
+    """Share of one accelerator that it takes, beside others; 0 if it takes none, or whole ones as the manifest says."""
+    device_sensitivity: float = 0.0
+    """Hidden slowdown when the others on its device have all of it."""
+    cpu_used_milli: float = float("nan")
+    """Hidden: what it really uses, as metrics show it; nan: what it requests."""
+    budget: str = ""
+    """Disruption budget that covers it (`World.budgets`); empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +77,18 @@ class World:
     """If above zero, pods are placed at multiples of this only."""
     by_priority: bool = True
     """Waiting pods go by priority, then age, as kube-scheduler's PrioritySort; else by age alone."""
+    queueing: Queueing = field(default_factory=Queueing)
+    changes: tuple[NodeChange, ...] = ()
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    budgets: Mapping[str, int] = field(default_factory=dict)
+    """How many pods of each disruption budget may be down at once by eviction."""
+    autoscaler: Autoscaler | None = None
+    drifts: tuple[Drift, ...] = ()
+    network: Network = field(default_factory=Network)
+    watch_lag_s: float = 0.0
+    """How much later than they happen bindings, ends and new pods reach the extender."""
+    metrics_period_s: float = 0.0
+    """How often the measured use of nodes is read; 0: never."""
 
     @property
     def class_of(self) -> Mapping[str, int]:
@@ -65,9 +96,23 @@ class World:
         return {name: k for k, name in enumerate(self.classes)}
 
 
-def sim_pod(manifest: Json, true_run_s: Floats, sensitivity: float = 0.0, **noise: float) -> SimPod:
-    """A pod from its manifest, read as the extender would read it."""
-    return SimPod(manifest, pod_request(manifest)[0], np.maximum(true_run_s, QUANTUM_S), sensitivity, **noise)
+def sim_pod(manifest: Json, true_run_s: Floats, sensitivity: float = 0.0, **hidden: Any) -> SimPod:
+    """A pod from its manifest, read as the extender would read it; what else `SimPod` has, by name."""
+    request = pod_request(manifest)[0]
+    if hidden.get("device_milli", 0.0) > 0.0:
+        request = replace(request, gpus_milli=float(hidden["device_milli"]))
+    return SimPod(manifest, request, np.maximum(true_run_s, QUANTUM_S), sensitivity, **hidden)
+
+
+def created_again(pod: SimPod, now_s: float, attempt: int) -> SimPod:
+    """The pod as it is created at `now_s`, later than its manifest says; from attempt 2 on with a name of its own."""
+    old = pod.manifest["metadata"]
+    metadata = {**old, "creationTimestamp": stamp(now_s)}
+    if attempt > 1:
+        metadata |= {"name": f"{old['name']}-{attempt}", "uid": f"{old['uid']}-{attempt}"}
+    manifest = {**pod.manifest, "metadata": metadata}
+    request = replace(pod_request(manifest)[0], gpus_milli=pod.request.gpus_milli)
+    return replace(pod, manifest=manifest, request=request)
 
 
 def pod_manifest(name: str, created_s: float, annotations: Mapping[str, str], requests: Json, **spec: Any) -> Json:

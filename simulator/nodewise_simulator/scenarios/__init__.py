@@ -9,12 +9,25 @@ from collections.abc import Callable
 
 from nodewise.core.errors import UserError
 from nodewise_simulator.named import parameters
-from nodewise_simulator.scenarios.hetero import hetero
+from nodewise_simulator.scenarios.drift import drift
+from nodewise_simulator.scenarios.elastic import elastic
+from nodewise_simulator.scenarios.hetero import hetero, hetero_1000
 from nodewise_simulator.scenarios.queueing import s0q
+from nodewise_simulator.scenarios.random_clusters import random_clusters
+from nodewise_simulator.scenarios.snapshot import snapshot
 from nodewise_simulator.scenarios.tiers import s2q
 from nodewise_simulator.world import World
 
-SCENARIOS: dict[str, Callable[..., World]] = {"hetero": hetero, "S0q": s0q, "S2q": s2q}
+SCENARIOS: dict[str, Callable[..., World]] = {
+    "hetero": hetero,
+    "hetero-1000": hetero_1000,
+    "elastic": elastic,
+    "drift": drift,
+    "S0q": s0q,
+    "S2q": s2q,
+    "random-clusters": random_clusters,
+    "snapshot": snapshot,
+}
 
 
 def make(text: str, seed: int) -> World:

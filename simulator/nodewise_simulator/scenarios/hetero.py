@@ -51,6 +51,8 @@ _REFERENCE = 1
 """Index of the class whose run times `expected-seconds` speaks of."""
 _FOUR = 15
 """Nodes of each class when there are four."""
+_THOUSAND = (233, 267, 233, 133, 134)
+"""Nodes of each class of `hetero-1000`."""
 
 MIXES = {
     "mixed": (0.3, 0.5, 0.2),
@@ -101,16 +103,29 @@ def hetero(
 
     Raises UserError for an unknown mix or a load or number that makes no sense.
     """
-    if mix != "rotate" and mix not in MIXES:
-        raise UserError(f"mix {mix!r} of scenario hetero is unknown; choose rotate or one of {', '.join(MIXES)}")
-    if not 0.0 < load < 2.0 or pods < 1 or warm < 0 or not pace > 0.0:
-        raise UserError("scenario hetero needs 0 < load < 2, pods >= 1, warm >= 0 and pace > 0")
     if classes not in (4, 5) or not 0.3 <= size <= 4.0:  # the largest pod wants 4 CPU
         raise UserError("scenario hetero has 4 or 5 classes, and nodes of 0.3 to 4 times their size")
-    rng = np.random.default_rng([seed, 3])
     machines = _MACHINES if classes == 5 else tuple(replace(m, count=_FOUR) for m in _MACHINES if not m.gpu)
+    return _cluster("hetero", seed, machines, load, mix, pods, warm, pace, size)
+
+
+def hetero_1000(seed: int, load: float = 0.7, mix: str = "rotate", pods: int = 10_000, warm: int = 10_000) -> World:
+    """`hetero` with a thousand nodes, each class having its share of them. Raises UserError as `hetero` does."""
+    machines = tuple(replace(m, count=count) for m, count in zip(_MACHINES, _THOUSAND, strict=True))
+    return _cluster("hetero-1000", seed, machines, load, mix, pods, warm, 1.0, 1.0)
+
+
+def _cluster(
+    scenario: str, seed: int, machines: tuple[_Machine, ...], load: float, mix: str, pods: int, warm: int, pace: float,
+    size: float,
+) -> World:  # fmt: skip
+    if mix != "rotate" and mix not in MIXES:
+        raise UserError(f"mix {mix!r} of scenario {scenario} is unknown; choose rotate or one of {', '.join(MIXES)}")
+    if not 0.0 < load < 2.0 or pods < 1 or warm < 0 or not pace > 0.0:
+        raise UserError(f"scenario {scenario} needs 0 < load < 2, pods >= 1, warm >= 0 and pace > 0")
+    rng = np.random.default_rng([seed, 3])
     workloads = [_workload(k, rng, pace) for k in range(_WORKLOADS)]
-    if classes == 4:
+    if not any(m.gpu for m in machines):
         workloads = [_without_gpus(w) for k, w in enumerate(workloads) if k not in _GPU_WORKLOADS]
     shares = MIXES[mix if mix != "rotate" else list(MIXES)[seed % len(MIXES)]]
     nodes = [
@@ -134,7 +149,7 @@ def hetero(
                 break
         workload_index = int(rng.choice(len(workloads), p=odds / odds.sum()))
         made.append(_pod(index, quantised(now_s), workload_index, workloads[workload_index], shares, rng))
-    return world("hetero", seed, nodes, names, made, warm=warm)
+    return world(scenario, seed, nodes, names, made, warm=warm)
 
 
 def _workload(index: int, rng: np.random.Generator, pace: float) -> _Workload:

@@ -1,0 +1,181 @@
+"""`google2011`: a sample of jobs and machines of Google's Borg cell of May 2011, with priorities and machine events.
+
+- Machines: the share `share` of the ids, drawn by seed (2 %: about 250). A REMOVE takes the node away, with what ran
+  there, an ADD brings it back, at the trace's times. An UPDATE of a capacity is left out: nodes keep their first size.
+- Jobs: the same share of the ids. What ran or waited at the start of the window are the warm pods, all at once, with
+  the time that they had left; then arrivals at the trace's times, the first `pods` of them. `part` says where the window begins:
+  `train` 0–12 h, `validate` 12–19 h (the instant is drawn by seed), or `start`: at 0, the trace's own initial state.
+- A pod is an attempt that came to its own end (FINISH, FAIL, KILL). Attempts that the cell's scheduler or a machine cut
+  short (EVICT, LOST) are left out, for the engine evicts where its own nodes change; what the tasks did next is a pod
+  of its own. It knows no preemption. An attempt that outlives the file is taken to end with it.
+- Requests: one factor on all, CPU and memory alike, makes the window's mean of the scarcer one `load` of the machines:
+  the cell is over-committed (1.19 × its CPU), which strict requests are not.
+- Priority is the trace's (0 to 11). Scheduling class 0 is best-effort, 1 batch, 2 and 3 production.
+- Workload: the job, for its tasks are alike. No expected time is told.
+- A run takes as long everywhere: nothing tells how fast a platform is; contention is in the durations already.
+- Price and power by part, all Sandy Bridge; 1.0 CPU is 64 cores, as in the loader.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nodewise.core.errors import UserError
+from nodewise.core.types import Floats, SlaClass
+from nodewise_simulator.physics import Change, NodeChange
+from nodewise_simulator.scenarios.traced import (
+    GIB_USD_PER_H,
+    VCPU_USD_PER_H,
+    Traced,
+    as_scenario,
+    deadline_of,
+    folder,
+    kept,
+    need,
+    pod,
+    requests,
+)
+from nodewise_simulator.traces import google2011 as trace_of
+from nodewise_simulator.traces.google2011 import ADD, EVICT, LOST, UPDATE, Attempts, MachineEvents
+from nodewise_simulator.world import Json, SimPod, node_manifest, quantised, world
+
+_PARTS = {"train": (0.0, 12 * 3600.0), "validate": (12 * 3600.0, 19 * 3600.0), "start": (0.0, 0.0)}
+_WATTS = (2.2122, 8.6309)
+"""Per core, idle and full: Sandy Bridge (Cloud Carbon Footprint)."""
+_SLA = (SlaClass.BEST_EFFORT, SlaClass.BATCH, SlaClass.PRODUCTION, SlaClass.PRODUCTION)
+
+
+@as_scenario
+def google2011(
+    seed: int, trace: str = "", load: float = 0.8, pods: int = 2000, share: float = 0.02, part: str = "train"
+) -> Traced:
+    """`pods` counted; what runs as the window begins comes before them. `trace` is the folder of the two files.
+
+    Raises UserError for bad files and an unknown part.
+    """
+    need("google2011", "0 < load < 2, pods >= 1 and 0 < share <= 1",
+         ok=0.0 < load < 2.0 and pods >= 1 and 0.0 < share <= 1.0)  # fmt: skip
+    need("google2011", f"a part that is one of {', '.join(_PARTS)}", ok=part in _PARTS)
+    where = folder(
+        "google2011", trace, "google2011", "fetch machine_events and task_events of github.com/google/cluster-data"
+    )
+    events = kept(trace_of.load_machines, where / "machine_events_part-00000-of-00001.csv.gz")
+    found = sorted(where.glob("task_events*.parquet"))
+    if not found:
+        raise UserError(f"{where}: there is no task_events*.parquet; put the trace's parts there as one such file")
+    tasks = kept(trace_of.load_attempts, found[0])
+    rng = np.random.default_rng([seed, 43])
+    begin_s = float(rng.uniform(*_PARTS[part]))
+    machines = _some(events.machine, share, rng)
+    of_job = np.isin(tasks.job, _some(tasks.job, share, rng))
+
+    last_s = float(np.nanmax(np.concatenate([tasks.end_s, tasks.schedule_s])))
+    end_s = np.where(np.isnan(tasks.end_s), last_s, tasks.end_s)
+    cut = (tasks.ended == EVICT) | (tasks.ended == LOST)
+    ran = (end_s > tasks.schedule_s) & of_job & ~cut
+    # A task that was running from the start of the file was submitted before it.
+    submit_s = np.where(np.isnan(tasks.submit_s), tasks.schedule_s, tasks.submit_s)
+    there = np.flatnonzero(ran & (submit_s <= begin_s) & (end_s > begin_s))
+    later = np.flatnonzero(ran & (submit_s > begin_s))
+    later = later[np.argsort(submit_s[later], kind="stable")][:pods]
+    if len(later) == 0:
+        raise UserError(f"{found[0]}: no task of the sample arrives after {begin_s:g} s; raise share or choose a part")
+    until_s = float(submit_s[later[-1]])
+
+    nodes, changes, absent = _cluster(events, machines, begin_s, until_s)
+    if not nodes:
+        raise UserError(f"{where}: no machine of the sample is there at {begin_s:g} s; raise share")
+    rows = np.concatenate([there, later])
+    arrival_s = np.maximum(submit_s[rows], begin_s) - begin_s
+    run_s = end_s[rows] - np.maximum(tasks.schedule_s[rows], begin_s)
+    room = np.array([[n[1], n[2]] for n in nodes.values()])
+    factor = _factor(tasks, rows, arrival_s, run_s, load, room)
+    asked = factor * np.stack([tasks.cpu_milli[rows], tasks.memory_mib[rows]], axis=1)
+    # The machine with the most CPU need not have the most memory.
+    fits = (asked[:, None] <= np.unique(room, axis=0)[None]).all(axis=2).any(axis=1)
+    names = tuple(dict.fromkeys(n[0] for n in nodes.values()))
+    made = [
+        _pod(tasks, int(row), float(at), float(run), want, len(names))
+        for row, at, run, want in zip(rows[fits], arrival_s[fits], run_s[fits], asked[fits], strict=True)
+    ]
+    warm = int(fits[: len(there)].sum())
+    if warm == len(made):
+        raise UserError(f"{found[0]}: no pod of the window fits a machine; lower load")
+    resized = np.isin(events.machine, machines) & (events.event == UPDATE)
+    left_out = {
+        **{f"task events: {reason}": count for reason, count in tasks.dropped.items()},
+        **{f"machine events: {reason}": count for reason, count in events.dropped.items()},
+        "attempts of the sampled jobs that the cell evicted or lost": int((of_job & cut).sum()),
+        "attempts that took no time": int((of_job & ~cut & (end_s <= tasks.schedule_s)).sum()),
+        "pods of the window that outlive the file (cut there, kept)": int(np.isnan(tasks.end_s[rows]).sum()),
+        "pods of the window that no machine is large enough for": int((~fits).sum()),
+        "sampled machines that are not there in the window": absent,
+        "changes of a sampled machine's capacity": int(resized.sum()),
+    }  # fmt: skip
+    manifests = [_node(name, *what) for name, what in nodes.items()]
+    return Traced(world("google2011", seed, manifests, names, made, warm=warm, changes=changes), left_out)
+
+
+def _some(ids: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    known = np.unique(ids)
+    return np.asarray(rng.choice(known, max(round(share * len(known)), 1), replace=False))
+
+
+def _cluster(
+    events: MachineEvents, machines: np.ndarray, begin_s: float, until_s: float
+) -> tuple[dict[str, tuple[str, float, float]], tuple[NodeChange, ...], int]:
+    """Type, CPU milli and MiB of each node by name; what happens to them in the window; how many never are there."""
+    nodes: dict[str, tuple[str, float, float]] = {}
+    changes: list[NodeChange] = []
+    absent = 0
+    mine = np.isin(events.machine, machines) & (events.event != UPDATE) & (events.time_s <= until_s)
+    rows_of: dict[int, list[int]] = {}
+    for row in np.flatnonzero(mine):
+        rows_of.setdefault(int(events.machine[row]), []).append(int(row))
+    for machine in sorted(int(m) for m in machines):
+        rows = rows_of.get(machine, [])
+        up = False
+        for row in rows:
+            if events.time_s[row] <= begin_s:
+                up = events.event[row] == ADD
+        later = [row for row in rows if events.time_s[row] > begin_s]
+        first = next((row for row in rows if events.event[row] == ADD), None)
+        if first is None or not (up or any(events.event[row] == ADD for row in later)):
+            absent += 1
+            continue
+        name = f"machine-{machine}"
+        cpu, memory = float(events.cpu_milli[first]), float(events.memory_mib[first])
+        nodes[name] = (f"type-{events.node_type[first]}", cpu, memory)
+        for row in later:
+            comes = events.event[row] == ADD
+            if comes != up:  # the trace may tell a state twice
+                at_s = quantised(float(events.time_s[row]) - begin_s)
+                changes.append(NodeChange(at_s, Change.ADD if comes else Change.REMOVE, name))
+                up = comes
+    return nodes, tuple(sorted(changes, key=lambda c: c.at_s)), absent
+
+
+def _factor(tasks: Attempts, rows: np.ndarray, arrival_s: Floats, run_s: Floats, load: float, room: Floats) -> float:
+    """What all requests are multiplied by so that the mean of the scarcer resource over the arrivals is `load`."""
+    length_s = max(float(arrival_s.max()), 1.0)
+    held_s = np.minimum(arrival_s + run_s, length_s) - arrival_s
+    used = np.array([(tasks.cpu_milli[rows] * held_s).sum(), (tasks.memory_mib[rows] * held_s).sum()]) / length_s
+    share = float((used / room.sum(axis=0)).max())
+    return load / share if share > 0.0 else 1.0
+
+
+def _node(name: str, kind: str, cpu_milli: float, memory_mib: float) -> Json:
+    cores = cpu_milli / 1000.0
+    return node_manifest(
+        name, cpu_milli=cpu_milli, memory_bytes=memory_mib * 2.0**20, instance_type=kind,
+        price_usd_per_h=cores * VCPU_USD_PER_H + memory_mib / 1024.0 * GIB_USD_PER_H,
+        idle_w=cores * _WATTS[0], peak_w=cores * _WATTS[1], pods=10**4,
+    )  # fmt: skip
+
+
+def _pod(tasks: Attempts, row: int, at_s: float, run_s: float, asked: Floats, classes: int) -> SimPod:
+    sla, job = _SLA[int(tasks.sla_class[row])], f"job-{tasks.job[row]}"
+    return pod(
+        f"{job}-{tasks.task[row]}-{row}", at_s, job, sla, np.full(classes, run_s), requests(asked[0], asked[1]),
+        deadline_s=deadline_of(sla, run_s), priority=int(tasks.priority[row]), job=job,
+    )  # fmt: skip
