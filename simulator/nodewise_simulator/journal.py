@@ -26,6 +26,19 @@ CLOSE = 1e-4
 """Relative to the spread of the scores of a row: float32 sums differ by less between machines."""
 
 
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """A decision that the policy would have taken otherwise."""
+
+    time_s: float
+    pod: str
+    """NAMESPACE/NAME"""
+    winner: str
+    """As recorded."""
+    best: str
+    """Its best of the candidates that were kept."""
+
+
 @dataclass(slots=True)
 class Replayed:
     """What one policy said of the rows of a journal."""
@@ -42,6 +55,8 @@ class Replayed:
     """Of its own, those whose recorded scores came out again."""
     same_winner: int = 0
     """Of all asked, those whose recorded winner is its best of the candidates that were kept."""
+    differing: list[Differing] = field(default_factory=list)
+    """The others. Its best of all candidates may be one that was not kept, so that these are the least."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Rows that it could not be asked about, by reason."""
 
@@ -83,7 +98,11 @@ def replay(path: Path, policy: str, bundle: Path | None = None) -> Replayed:
         scores = np.asarray(asked.score({name: seen[:, k] for k, name in enumerate(row.columns)}), float)
         recorded = np.array([row.scores[k] for k in row.featured])
         made.asked += 1
-        made.same_winner += bool(scores[0] >= scores.max() - CLOSE * max(float(np.ptp(scores)), 1e-9))
+        if scores[0] >= scores.max() - CLOSE * max(float(np.ptp(scores)), 1e-9):
+            made.same_winner += 1
+        else:
+            best = row.candidates[row.featured[int(scores.argmax())]]
+            made.differing.append(Differing(row.time_s, f"{row.namespace}/{row.pod}", row.winner, best))
         if row.digest == asked.digest and not row.fallback:
             made.own += 1
             scale = max(float(np.ptp(recorded)), float(np.abs(recorded).max()) * 1e-3, 1e-9)
@@ -99,21 +118,32 @@ def rows(path: Path) -> Iterator[DecisionRow]:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as lines:
             for line in lines:
                 if line.endswith(b"\n"):  # the last may be cut: the extender was killed as it wrote
-                    yield decode(line)
+                    yield _checked(decode(line))
                     whole += 1
     except OSError as error:
         raise UserError(f"the journal {path} cannot be read ({error.strerror or error}): name another file") from error
-    except (msgspec.DecodeError, EOFError, zlib.error) as error:
+    except (msgspec.DecodeError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"line {whole + 1} of {path} is no row of a journal ({error}): name another file") from error
     if not whole:
         raise UserError(f"the journal {path} is empty: let the extender decide something first")
 
 
+def _checked(row: DecisionRow) -> DecisionRow:
+    """The row, if its parts fit together; raises ValueError."""
+    if len(row.scores) != len(row.candidates) or not all(0 <= k < len(row.candidates) for k in row.featured):
+        raise ValueError("its candidates, scores and featured candidates are not as many")
+    if len(row.features) != 4 * len(row.featured) * len(row.columns):
+        raise ValueError("its features are not one of each column for each featured candidate")
+    return row
+
+
 def _asked(policy: str, bundle: Path | None) -> Asked:
-    if policy == ECONOMIC.name:
-        return Asked(
-            ECONOMIC.name, ECONOMIC.digest, TERMS, lambda seen: -np.sum([seen[k] for k in TERMS], axis=0), False
+    if bundle is not None and policy != LEARNED:
+        raise UserError(
+            f"--bundle {bundle} is for policy {LEARNED!r}, which is not asked for; ask for it, or leave it out"
         )
+    if policy == ECONOMIC.name:
+        return Asked(ECONOMIC.name, ECONOMIC.digest, TERMS, _economic, together=False)
     if policy == LEARNED or "/" in policy:
         from nodewise.policies.learned import load
 

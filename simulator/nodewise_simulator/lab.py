@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from inspect import getmodule, signature
 from pathlib import Path
 
 from nodewise.core.errors import UserError
 from nodewise.policies import LEARNED, POLICIES
 from nodewise_simulator import scenarios
+from nodewise_simulator.baselines import BASELINES
 from nodewise_simulator.metrics import UNITS, Result
 from nodewise_simulator.named import parameters
 from nodewise_simulator.packing.study import STUDY as OPENB_STATIC
 from nodewise_simulator.run import check_bundle, play, resolve
 from nodewise_simulator.sources import STUDIES
 from nodewise_simulator.studies import Study
+from nodewise_simulator.world import World
 
 _STUDIES: Mapping[str, Study] = {study.name: study for study in (*STUDIES, OPENB_STATIC)}
 
@@ -33,7 +38,7 @@ def listed() -> list[dict[str, str]]:
 def _says(name: str, factory: Callable[..., object]) -> str:
     """The first line of its module, where that is of this scenario, else of its function."""
     of_module = (getattr(getmodule(factory), "__doc__", "") or "").partition("\n")[0]
-    of_function = (factory.__doc__ or "").partition("\n")[0]
+    of_function = (factory.__doc__ or "").partition("\n")[0].partition(" Raises ")[0]
     return of_module.partition(": ")[2] if of_module.startswith(f"`{name}`") else of_function
 
 
@@ -77,7 +82,7 @@ def check(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None
     if study is None:
         check_bundle(policies, bundle)
         for name in policies:
-            resolve(name, bundle)
+            _player(name, bundle)
         scenarios.make(scenario, seed)
         return
     _options(study, scenario)
@@ -88,15 +93,45 @@ def check(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None
             )
 
 
+@lru_cache(maxsize=1000)
+def identity(scenario: str, policy: str, bundle: Path | None = None) -> str:
+    """What a result depends on besides names, seed and code: the digest of a bundle, and the files of a trace."""
+    study = _study(scenario)
+    made = []
+    if study is None and (policy == LEARNED or "/" in policy):
+        made.append(resolve(policy, bundle)[0].digest)
+    taken = scenarios.parameters_of(scenario) if study is None else _options(study, scenario)
+    trace = taken.get("trace") or os.environ.get("NODEWISE_TRACES", "") if takes_trace(scenario) else ""
+    if trace:
+        root = Path(str(trace))
+        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        made += [f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files if p.exists()]
+    return hashlib.sha256("\n".join(made).encode()).hexdigest()[:16] if made else ""
+
+
+def takes_trace(scenario: str) -> bool:
+    """Whether a scenario has a parameter `trace`."""
+    study = _study(scenario)
+    made_by = scenarios.SCENARIOS[scenario.partition("@")[0]] if study is None else study.play
+    return "trace" in signature(made_by).parameters
+
+
 def play_seed(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None) -> list[Result]:
     """These policies on the same world of one seed. Raises UserError for an unknown scenario, policy or bundle."""
     study = _study(scenario)
     if study is None:
-        found = [resolve(name, bundle) for name in policies]
+        players = [_player(name, bundle) for name in policies]
         world = scenarios.make(scenario, seed)
-        return [play(world, policy, oracle=oracle)[0] for policy, oracle in found]
+        return [player(world) for player in players]
     options = _options(study, scenario)
     return [Result(scenario, name, seed, study.play(name, seed, **options), ()) for name in policies]
+
+
+def _player(name: str, bundle: Path | None) -> Callable[[World], Result]:
+    if name in BASELINES:
+        return lambda world: BASELINES[name].play(world, None)
+    policy, oracle = resolve(name, bundle)
+    return lambda world: play(world, policy, oracle=oracle)[0]
 
 
 def _study(scenario: str) -> Study | None:

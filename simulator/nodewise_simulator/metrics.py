@@ -12,7 +12,7 @@ from nodewise.core import cost
 from nodewise.core.types import CostRates, SlaClass
 from nodewise_simulator.engine import Log, Outcome
 from nodewise_simulator.totals import thirds, totals, unstable
-from nodewise_simulator.world import World
+from nodewise_simulator.world import SimPod, World
 
 UNITS = {
     "completion_mean": "s",
@@ -61,10 +61,22 @@ class Result:
 
 def completions(world: World, outcomes: Sequence[Outcome]) -> tuple[float, ...]:
     """Quantiles of creation to end, as `Result.completion_s`; a pod that never ended ends when the last one did."""
-    ends = np.array([o.finished_s for o in outcomes])
-    ends = np.where(np.isnan(ends), np.nanmax(ends) if not np.isnan(ends).all() else 0.0, ends)
-    flow = ends - np.array([p.request.created_s for p in world.pods])
-    return tuple(np.percentile(flow[world.warm :], np.arange(101)).tolist())
+    last_s = _last_s(outcomes)
+    flow = [_end_s(o, last_s) - _created_s(o, p) for o, p in list(zip(outcomes, world.pods, strict=True))[world.warm :]]
+    return tuple(np.percentile(flow, np.arange(101)).tolist())
+
+
+def _last_s(outcomes: Sequence[Outcome]) -> float:
+    return max((o.finished_s for o in outcomes if not math.isnan(o.finished_s)), default=0.0)
+
+
+def _end_s(outcome: Outcome, last_s: float) -> float:
+    return last_s if math.isnan(outcome.finished_s) else outcome.finished_s
+
+
+def _created_s(outcome: Outcome, pod: SimPod) -> float:
+    """A pod that waited for its parents was created later than its manifest says."""
+    return pod.request.created_s if math.isnan(outcome.created_s) else outcome.created_s
 
 
 def measure(
@@ -76,7 +88,7 @@ def measure(
     """
     rates = rates or CostRates()
     nodes = {n.name: n for n in world.nodes}
-    last_s = max((o.finished_s for o in outcomes if not math.isnan(o.finished_s)), default=0.0)
+    last_s = _last_s(outcomes)
     flow, wait, cents, joules = [], [], [], []
     met: dict[SlaClass, list[bool]] = {k: [] for k in SlaClass}
     unfinished, delay_cents = 0, 0.0
@@ -84,10 +96,8 @@ def measure(
         request = pod.request
         ended = not math.isnan(outcome.finished_s)
         unfinished += not ended
-        end_s = outcome.finished_s if ended else last_s
+        end_s, created_s = _end_s(outcome, last_s), _created_s(outcome, pod)
         begin_s = outcome.started_s if not math.isnan(outcome.started_s) else end_s
-        # A pod that waited for its parents was created later than its manifest says.
-        created_s = request.created_s if math.isnan(outcome.created_s) else outcome.created_s
         deadline_s = request.deadline_s if math.isnan(outcome.deadline_s) else outcome.deadline_s
         run_s, flow_s = end_s - begin_s, end_s - created_s
         late = not ended or end_s > deadline_s

@@ -22,14 +22,17 @@ def parameters(text: str, made_by: Callable[..., Any], given: Collection[str]) -
         if key not in known:
             takes = f"it takes {', '.join(known)} as key=value" if known else "it takes none"
             raise UserError(f"scenario {name} has no parameter {key!r}; {takes}")
+        if key in values:
+            raise UserError(f"scenario {text!r} sets {key} twice; set it once")
         if not value:
             raise UserError(f"the value of {key} is missing in scenario {text!r}; write {name}@{key}=VALUE")
         kind = type(known[key].default)
         try:
             values[key] = _BOOLS[value] if kind is bool else kind(value)
         except (KeyError, ValueError):
-            raise UserError(f"{key}={value!r} of scenario {name} is not a {kind.__name__}") from None
+            raise UserError(f"{key}={value!r} of scenario {name} is not {_WORDS.get(kind, kind.__name__)}") from None
     return values
 
 
+_WORDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 _BOOLS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}

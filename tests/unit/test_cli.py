@@ -353,7 +353,7 @@ def test_a_comparison_over_few_seeds_says_that_it_tells_little(numbers: str, not
     assert "1.000" in out  # the ratio to itself
     assert out.splitlines()[-1] == note or note is None
     assert ("seeds say little" in out or "1 seed:" in out) is (note is not None)
-    assert re.fullmatch(r"1 policies on hetero@pods=5,warm=0: [145] worlds to do\n", err)
+    assert re.fullmatch(r"1 policy on hetero@pods=5,warm=0: [145] worlds to do\n", err)
     assert json.loads(run(*line, "-o", "json")[1]).get("note") == note
 
 
@@ -366,7 +366,16 @@ def test_in_a_pipe_notes_come_no_oftener_than_asked_for_but_the_last_one(capsys:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (0.012345, "0.0123"), (1.23456, "1.235"), (-98.765, "-98.77"), (123456.7, "123,457"), (None, "–")],
+    [
+        (0.0, "0"),
+        (0.012345, "0.0123"),
+        (1.23456, "1.235"),
+        (-98.765, "-98.77"),
+        (123456.7, "123,457"),
+        (None, "–"),
+        (0.000567, "0.00057"),
+        (1e-15, "0"),
+    ],
 )
 def test_numbers_keep_four_digits_without_an_exponent(value: float | None, text: str) -> None:
     assert output.number(value) == text

@@ -11,7 +11,8 @@ import pytest
 from nodewise.cli.main import main
 from nodewise.core.errors import UserError
 from nodewise_simulator import lab
-from nodewise_simulator.compare import Grid, Kept, Row, run, write
+from nodewise_simulator.compare import Grid, Kept, Row, check, run, write
+from nodewise_simulator.compare import kept as kept_module
 from nodewise_simulator.metrics import Result
 from nodewise_simulator.studies import Study
 
@@ -37,6 +38,10 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     return seen
 
 
+def resumed(folder: Path, grid: Grid = GRID) -> list[Result]:
+    return run(grid, kept=Kept(folder, "x", resume=True))
+
+
 def test_a_run_that_was_killed_goes_on_where_it_was_and_ends_with_the_same_numbers(
     tmp_path: Path, played: list[tuple[str, str, int]]
 ) -> None:
@@ -47,29 +52,79 @@ def test_a_run_that_was_killed_goes_on_where_it_was_and_ends_with_the_same_numbe
     path.write_text("\n".join(lines[:8]) + "\n" + lines[8][:50])  # the ninth line was being written
     played.clear()
     told: list[tuple[int, int]] = []
-    again = run(GRID, kept=Kept(tmp_path, "x", resume=True), progress=lambda done, total: told.append((done, total)))
+    kept = Kept(tmp_path, "x", resume=True)
+    again = run(GRID, kept=kept, progress=lambda done, total: told.append((done, total)))
     assert len(played) == 5
     assert told[-1] == (6, 6)
     assert costs(again) == costs(whole)
-    assert [r.mean for r in GRID.rows(again) if r.metric == "cost"] == [
-        r.mean for r in GRID.rows(whole) if r.metric == "cost"
-    ]
+    means = [[r.mean for r in GRID.rows(results) if r.metric == "cost"] for results in (whole, again)]
+    assert means[0] == means[1]
+    del kept
     played.clear()
-    assert costs(run(GRID, kept=Kept(tmp_path, "x", resume=True))) == costs(whole)
+    assert costs(resumed(tmp_path)) == costs(whole)
     assert played == []
 
 
-def test_results_are_never_written_over_nor_put_together_with_those_of_other_code(tmp_path: Path) -> None:
-    Kept(tmp_path, "x", resume=False)
+@pytest.mark.parametrize("cut", ["at its end", "behind a brace", "in the head"])
+def test_wherever_the_file_was_cut_it_can_be_gone_on_from(
+    cut: str, tmp_path: Path, played: list[tuple[str, str, int]]
+) -> None:
+    few = Grid((SMALL,), ("index",), (1, 2))
+    whole = run(few, kept=Kept(tmp_path, "x", resume=False))
+    path = tmp_path / "results.jsonl"
+    data = path.read_bytes()
+    ends = {"at its end": len(data) - 1, "behind a brace": data.rfind(b"},") + 1, "in the head": 20}
+    path.write_bytes(data[: ends[cut]])
+    played.clear()
+    assert costs(resumed(tmp_path, few)) == costs(whole)
+    assert len(played) == (2 if cut == "in the head" else 1)
+    assert len(path.read_bytes().splitlines()) == 3
+    played.clear()
+    resumed(tmp_path, few)
+    assert played == []
+
+
+def test_results_are_never_written_over_nor_put_together_with_what_other_code_or_policies_made(
+    tmp_path: Path, played: list[tuple[str, str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = Grid((SMALL,), ("index", "learned"), (1,))
+    first = Kept(tmp_path, "x", resume=False)
+    with pytest.raises(UserError, match="another nodewise compare"):
+        Kept(tmp_path, "x", resume=True)
+    run(few, kept=first)
+    del first
     with pytest.raises(UserError, match="--resume"):
         Kept(tmp_path, "x", resume=False)
-    path = tmp_path / "results.jsonl"
-    path.write_text(json.dumps({"command": "x", "commit": "0" * 40}) + "\n")
-    with pytest.raises(UserError, match=r"0{12}.*unlike code"):
+    played.clear()
+    identity = lab.identity
+    other = lambda s, p, b=None: "another bundle" if p == "learned" else identity(s, p, b)  # noqa: E731
+    monkeypatch.setattr(lab, "identity", other)
+    resumed(tmp_path, few)
+    assert played == [(SMALL, "learned", 1)]
+    monkeypatch.setattr(kept_module, "code", lambda: "other")
+    with pytest.raises(UserError, match="unlike code"):
         Kept(tmp_path, "x", resume=True)
-    path.write_text("{}\n")
+    (tmp_path / "results.jsonl").write_bytes(b"\xff{}\n")
     with pytest.raises(UserError, match="not what nodewise compare writes"):
         Kept(tmp_path, "x", resume=True)
+    (tmp_path / "other" / "results.jsonl").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot be written"):
+        Kept(tmp_path / "other", "x", resume=True)
+    (tmp_path / "runs.parquet").mkdir()
+    with pytest.raises(UserError, match=r"runs\.parquet would be written"):
+        check(tmp_path)
+
+
+def test_the_trace_of_a_result_is_part_of_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    file.write_text("a")
+    text = f"snapshot@trace={file}"
+    before = lab.identity(text, "economic")
+    file.write_text("ab")
+    lab.identity.cache_clear()
+    assert before != lab.identity(text, "economic") != ""
+    assert lab.identity("hetero", "economic") == ""
+    assert lab.identity("hetero", "learned") != ""
 
 
 def test_all_files_hold_the_same_numbers_and_the_report_needs_nothing_else(tmp_path: Path) -> None:
@@ -96,6 +151,9 @@ def test_all_files_hold_the_same_numbers_and_the_report_needs_nothing_else(tmp_p
     assert "&lt;script&gt;" in report
     assert not re.search(r"(src|href)=[\"'](?!#)", report)  # an SVG names parts of itself
     assert report.count("<svg") == 3
+    ids = re.findall(r'\bid="([^"]+)"', report)
+    assert len(ids) == len(set(ids)) > 10
+    assert set(re.findall(r'href="#([^"]+)"', report)) <= set(ids)
     assert all(name in report for name in (*GRID.scenarios, *GRID.policies))
 
 

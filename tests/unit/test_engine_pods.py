@@ -11,7 +11,7 @@ from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise.policies import DEFAULT
 from nodewise_simulator.direct import Direct
-from nodewise_simulator.metrics import measure
+from nodewise_simulator.metrics import completions, measure
 from nodewise_simulator.physics import Change, Drift, Network, NodeChange
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.world import SimPod
@@ -57,6 +57,9 @@ def test_a_child_is_created_with_its_last_parent_gone_and_waits_for_what_came_fr
     metrics = measure(engine.world, engine.outcomes)
     assert metrics["completion_mean"] == pytest.approx((10 + 20 + 5 + 6.25 + 9.5) / 5)
     assert metrics["sla"] == 1.0
+    spread = completions(engine.world, engine.outcomes)
+    assert (spread[0], spread[50], spread[100]) == (5, 9.5, 20)
+    assert spread[95] == pytest.approx(metrics["completion_p95"])
 
 
 class Emptiest(Direct):

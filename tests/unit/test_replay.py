@@ -1,5 +1,6 @@
 """A recorded cluster as a scenario, and decisions asked about again."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 
 from nodewise.channel.messages import DecisionRow
+from nodewise.cli.main import main
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
 from nodewise.extender.records import Record
 from nodewise.extender.rows import columns_of, decision_row
 from nodewise.kube.snapshot import Snapshot, SnapshotNode, SnapshotPod, write_snapshot
-from nodewise.policies import POLICIES, bundle_folder
+from nodewise.policies import POLICIES
 from nodewise.policies.learned import load
 from nodewise_simulator import scenarios
+from nodewise_simulator.bench.served_policy import flags
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine
 from nodewise_simulator.journal import replay
@@ -43,10 +46,11 @@ class Journaled(Direct):
         return reply
 
 
-def journal(path: Path, policy: Policy) -> Path:
-    made = scenarios.make(WORLD, 2)
+def journal(path: Path, policy: Policy, made: World | None = None) -> Path:
+    made = made or scenarios.make(WORLD, 2)
     kept = Journaled(made, policy)
-    scheduler = KubeScheduler(made.nodes, kept, kept.state.view, np.random.default_rng(1))
+    view = kept.state.view
+    scheduler = KubeScheduler(made.nodes, kept, view, np.random.default_rng(1), fits_always=made.fifo)
     Engine(made, scheduler, kept).run()
     path.write_bytes(b"".join(kept.lines))
     return path
@@ -63,25 +67,14 @@ def test_a_policy_says_of_its_own_journal_what_it_said(tmp_path: Path) -> None:
     assert other.asked < 10  # those of pods that few nodes can take
 
 
-def test_a_policy_that_looks_at_all_candidates_together_is_asked_where_all_were_kept(tmp_path: Path) -> None:
-    learned = load(bundle_folder(None))
-    path = journal(tmp_path / "economic.jsonl", POLICIES["economic"])
-    made = []
-    for line in path.read_bytes().splitlines()[:20]:
-        row = msgspec.json.decode(line, type=DecisionRow)
-        seen = np.frombuffer(row.features, "<f4").reshape(-1, len(row.columns))
-        scores = learned.run(seen[:, [row.columns.index(name) for name in learned.card.column_names]])
-        order = np.argsort(-scores)
-        made.append(
-            msgspec.structs.replace(
-                row, digest=learned.digest, candidates=[row.candidates[k] for k in order],
-                scores=scores[order].tolist(), featured=list(range(len(order))), features=seen[order].tobytes(),
-            )
-        )  # fmt: skip
-    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in made))
-    found = replay(path, "learned")
-    assert (found.asked, found.own, found.same_scores, found.same_winner) == (20, 20, 20, 20)
-    assert replay(path, "economic").own == 0
+def test_a_policy_that_looks_at_all_candidates_together_says_what_it_said_where_all_were_kept(tmp_path: Path) -> None:
+    (_, bundle) = flags("learned", tmp_path)  # without its ranges, so that it decides on four nodes too
+    made = scenarios.make("S0q@pods=60,warm=40", 2)
+    path = journal(tmp_path / "learned.jsonl", load(Path(bundle)), made)
+    found = replay(path, bundle)
+    assert found.asked == found.own == found.same_scores == found.same_winner > 90
+    assert found.differing == []
+    assert replay(path, "learned").own == 0  # another digest
 
 
 def test_scores_that_were_changed_since_are_found(tmp_path: Path) -> None:
@@ -114,7 +107,34 @@ def test_what_cannot_be_replayed_is_refused_in_one_sentence(
         replay(path, policy)
 
 
-def test_a_recorded_cluster_is_a_scenario_whose_old_pods_stay_where_they_were(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"features": b"abcd"}, {"scores": []}, {"featured": [99]}, {"columns": ["cpu_pressure"]}]
+)
+def test_a_row_whose_parts_do_not_fit_is_refused_by_its_line(wrong: dict[str, object], tmp_path: Path) -> None:
+    path = journal(tmp_path / "economic.jsonl", POLICIES["economic"])
+    first, second, *_ = path.read_bytes().splitlines(keepends=True)
+    row = msgspec.structs.replace(msgspec.json.decode(second, type=DecisionRow), **wrong)
+    path.write_bytes(first + msgspec.json.encode(row) + b"\n")
+    with pytest.raises(UserError, match="line 2 of"):
+        replay(path, "economic")
+
+
+def test_a_policy_that_would_decide_otherwise_is_told_with_the_pods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = journal(tmp_path / "kube.jsonl", POLICIES["kube-default"])
+    monkeypatch.setattr("sys.argv", ["nodewise", "sim", "replay", str(path), "-o", "json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    (told,) = json.loads(capsys.readouterr().out)["rows"]
+    assert len(told["differing"]) == told["asked"] - told["same_winner"] > 10
+    assert told["differing"][0]["winner"] != told["differing"][0]["best"]
+
+
+def test_a_recorded_cluster_is_a_scenario_whose_old_pods_stay_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = scenarios.make(WORLD, 2)
     result = simulate(WORLD, "kube-default", 2)
     pods = []
@@ -132,10 +152,15 @@ def test_a_recorded_cluster_is_a_scenario_whose_old_pods_stay_where_they_were(tm
     kept = Snapshot(made_s=end_s, source="cluster", begin_s=begin_s, end_s=end_s, nodes=nodes, pods=pods)
     path = tmp_path / "kept.json.gz"
     write_snapshot(kept, path)
-    text = f"snapshot@trace={path}"
+    monkeypatch.setattr("sys.argv", ["nodewise", "sim", "import", str(path), "-o", "json"])
+    with pytest.raises(SystemExit):
+        main()
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"][0]["nodes"], told["rows"][0]["node_classes"]) == (60, 5)
+    text = told["scenario"]
     world = scenarios.make(text, 1)
     old = [p.request.name for p in world.pods if p.request.created_s < 0.0]
-    assert old
+    assert len(old) == told["rows"][0]["where_they_were"] > 0
     at = dict(zip((p.request.name for p in made.pods), result.placements, strict=True))
     played = simulate(text, "earliest-finish-time", 1).placements
     went = dict(zip((p.request.name for p in world.pods), played, strict=True))

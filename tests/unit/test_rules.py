@@ -200,7 +200,7 @@ def test_rules_of_the_literature_by_hand(node_of: NodeOf, pod_of: PodOf) -> None
         return POLICIES[name].score(asks, view, rows)
 
     # 1/4 and 2/2 cores, 1/16 and 2/16 of the memory
-    np.testing.assert_allclose(scores("requested-to-capacity"), [round((25 + 6) / 2), round((100 + 12) / 2)])
+    np.testing.assert_allclose(scores("requested-to-capacity"), [16, 56])  # 15.5 and 56 of (25 + 6) and (100 + 12)
     np.testing.assert_allclose(scores("target-load"), [0.6 * 0.25 / 0.4 + 0.4, 0.0], atol=1e-7)
     np.testing.assert_allclose(scores("tetris"), [1 / 4 + 1 / 16, 1 / 2 * 1 / 2 + 1 / 16 * 15 / 16], rtol=1e-6)
     contended = 30.0 * 1.15  # half of its CPU is requested by others

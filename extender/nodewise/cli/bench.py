@@ -13,18 +13,20 @@ BENCHES = {
     "extender": "p50, p99 and CPU time per request at 100, 1,000 and 5,000 names, beside the HTTP floor",
     "scheduler": "pods/s of the real kube-scheduler at 1,000 nodes, without and with us (needs KUBEBUILDER_ASSETS)",
     "fidelity": "the simulator's placements and retries beside the real kube-scheduler's (needs KUBEBUILDER_ASSETS)",
+    "simulator": "decisions/s of the compiled engine beside the reference engine and SimPy (needs simpy)",
     "training": "decisions/s of the compiled engine beside the reference engine, and what learning from one takes",
 }
 
 
 def command(
     what: Annotated[
-        str | None, typer.Argument(metavar="[extender|scheduler|fidelity|training]", help="Without it: the list.")
+        str | None,
+        typer.Argument(metavar="[extender|scheduler|fidelity|simulator|training]", help="Without it: the list."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times everything is measured, in turn.")] = 5,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Measure the extender, the real kube-scheduler with and without it, how like it the simulator is, or training."""
+    """Measure the extender, the real kube-scheduler with and without it, the simulator, or training."""
     if what is None:
         for name, says in BENCHES.items():
             console.print(f"nodewise bench {name:<10} {says}")
@@ -40,6 +42,10 @@ def command(
             from nodewise_simulator.bench.extender import bench_extender
 
             rows = bench_extender(rounds=rounds, progress=tell)
+        elif what == "simulator":
+            from nodewise_simulator.bench.simulator import bench_simulator
+
+            rows = bench_simulator(rounds=rounds, progress=tell)
         elif what == "fidelity":
             from nodewise_simulator.bench.fidelity import bench_fidelity
             from nodewise_simulator.bench.retries import retries

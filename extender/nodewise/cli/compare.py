@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ def command(
     baseline: Annotated[str, typer.Option(help="What ratios are to.", show_default="the first policy")] = "",
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
     trace: Annotated[
-        Path | None, typer.Option(help="File or folder that scenarios of traces read, in the schema of theirs.")
+        Path | None, typer.Option(help="File or folder that scenarios of traces read. Without it: $NODEWISE_TRACES.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the seeds.")] = 1,
     engine: Annotated[Engine, typer.Option(help="local, or ray for the cluster of $RAY_ADDRESS.")] = Engine.LOCAL,
@@ -56,16 +57,20 @@ def command(
     chosen, numbers = names(policies, "--policies"), seeds(seed_list)
     if resume and out is None:
         raise UserError("--resume goes on from the runs of a folder; name it with --out")
-    from nodewise_simulator.compare import Grid, Kept, run, write
+    from nodewise_simulator.compare import Grid, Kept, check, run, write
 
-    asked = tuple(_with_trace(text, trace) for text in scenarios)
+    asked = _with_trace(scenarios, trace)
     grid = Grid(asked, chosen, numbers, baseline, bundle)
     grid.check()
     line = shlex.join(["nodewise", *sys.argv[1:]])
+    if out is not None:
+        check(out)
     kept = None if out is None else Kept(out, line, resume=resume)
     with progress() as tell:
         counts = "/".join(dict.fromkeys(str(len(grid.of(scenario))) for scenario in asked))
-        told = partial(tell, f"{counts} policies on {', '.join(asked)}", unit="worlds")
+        told = partial(
+            tell, f"{counts} {'policy' if counts == '1' else 'policies'} on {', '.join(asked)}", unit="worlds"
+        )
         results = run(grid, jobs=jobs, engine=engine.value, kept=kept, progress=told)
     rows = grid.rows(results)
     if out is not None:
@@ -81,12 +86,18 @@ def command(
         console.print(f"{out / 'report.html'} holds these numbers with plots; beside it rows.csv and runs.parquet")
 
 
-def _with_trace(scenario: str, trace: Path | None) -> str:
+def _with_trace(scenarios: Sequence[str], trace: Path | None) -> tuple[str, ...]:
+    """The scenarios, with the path for those that read one."""
+    from nodewise_simulator import lab
+
     if trace is None:
-        return scenario
+        return tuple(scenarios)
     if "," in str(trace):
         raise UserError(f"--trace {trace} has a comma in it, which separates parameters; name a path without")
-    return f"{scenario}{',' if '@' in scenario else '@'}trace={trace}"
+    made = [f"{s}{',' if '@' in s else '@'}trace={trace}" if lab.takes_trace(s) else s for s in scenarios]
+    if made == list(scenarios):
+        raise UserError(f"--trace {trace} is for scenarios that read a trace, and none of these does; leave it out")
+    return tuple(made)
 
 
 def _note(count: int) -> str:

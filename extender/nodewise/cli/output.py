@@ -146,7 +146,7 @@ def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     else:
         made.add_column("policy", no_wrap=True)
         for metric, unit in units.items():
-            made.add_column(Text.assemble(metric, "\n", (unit, "dim")), justify="right")
+            made.add_column(Text.assemble(metric, "\n", (unit, "dim")), justify="right", overflow="fold")
         for policy in policies:
             made.add_row(policy, *(_cell(cells.get((policy, metric))) for metric in units))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,9 @@ ACTIONS = {
     "replay": "whether a policy says again what a journal of the extender recorded, and where it would differ",
 }
 
+_SHOWN = 5
+"""Decisions that are shown of those in which a policy differs."""
+
 
 def command(
     action: Annotated[str | None, typer.Argument(metavar="[import|replay]", help="Without it: the list.")] = None,
@@ -25,12 +29,15 @@ def command(
     ] = None,
     policy: Annotated[
         str, typer.Option(help="replay: economic, learned, or the folder of a bundle as ./DIR.")
-    ] = "learned",
+    ] = "economic",
     bundle: Annotated[Path | None, typer.Option(help="replay: folder that policy 'learned' loads.")] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Play what was recorded: a cluster as a scenario, or decisions."""
     if action is None:
+        if output is Format.JSON:
+            document([{"action": name, "says": says} for name, says in ACTIONS.items()])
+            return
         for name, says in ACTIONS.items():
             console.print(f"nodewise sim {name:<7} {says}")
         return
@@ -50,7 +57,12 @@ def _import(file: Path, output: Format) -> None:
 
     found = of_file(str(file)).recording
     told = summary(found)
-    line = f"nodewise compare --scenario snapshot --trace {file} --policies kube-default,economic,learned --seeds 1-20"
+    if "," in str(file):
+        raise UserError(f"{file} has a comma in its name, which separates the parameters of a scenario; rename it")
+    quoted = shlex.quote(str(file))
+    line = (
+        f"nodewise compare --scenario snapshot --trace {quoted} --policies kube-default,economic,learned --seeds 1-20"
+    )
     if output is Format.JSON:
         document([told], scenario=f"snapshot@trace={file}", compare=line)
         return
@@ -76,5 +88,9 @@ def _replay(file: Path, policy: str, bundle: Path | None, output: Format) -> Non
     if made.asked:
         console.print(
             f"the recorded winner is its best of the candidates that were kept in {made.same_winner:,} "
-            f"({made.same_winner / made.asked:.1%})"
+            f"({made.same_winner / made.asked:.1%}); it would decide otherwise in {len(made.differing):,} at least"
         )
+    for each in made.differing[:_SHOWN]:
+        console.print(f"  {each.pod}: {each.winner} was taken, {each.best} is its best")
+    if len(made.differing) > _SHOWN:
+        console.print(f"  and {len(made.differing) - _SHOWN:,} more; -o json has them all")

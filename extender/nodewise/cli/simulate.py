@@ -8,18 +8,27 @@ from typing import Annotated
 import typer
 
 from nodewise.cli.output import Format, OutputOption, document, table
+from nodewise.core.errors import UserError
 
 
 def command(
     scenario: Annotated[str, typer.Option(help="NAME, or NAME@key=value,… to set its parameters.")] = "hetero",
-    policy: Annotated[str, typer.Option(help="Name of a policy (see `nodewise policies`).")] = "economic",
+    policy: Annotated[
+        str,
+        typer.Option(help="Name of a policy (see `nodewise policies`).", show_default="economic, where that is known"),
+    ] = "",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pods, nodes and hidden speeds.")] = 1,
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Run one policy through one scenario."""
+    from nodewise_simulator import lab
     from nodewise_simulator.compare import Grid, run
 
+    known = lab.policies_of(scenario)
+    policy = policy or ("economic" if "economic" in known else known[0])
+    if policy == "all":
+        raise UserError(f"nodewise simulate runs one policy; all of {scenario}: nodewise compare --policies all")
     grid = Grid((scenario,), (policy,), (seed,), bundle=bundle)
     rows = [row for row in grid.rows(run(grid)) if not row.metric.endswith("_ratio")]
     if output is Format.JSON:

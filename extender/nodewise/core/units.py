@@ -69,8 +69,11 @@ def stamp(time_s: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """For people: four significant digits, without an exponent; a dash for what is not finite."""
+    """For people: four significant digits, two below a thousandth, without an exponent; a dash if it is not finite."""
     if value is None or not math.isfinite(value):
         return "–"
-    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:,.{min(max(digits, 0), 4)}f}"
+    if abs(value) < 1e-9:
+        return "0"
+    digits = 3 - math.floor(math.log10(abs(value)))
+    most = 4 if abs(value) >= 1e-3 else digits - 2
+    return f"{value:,.{min(max(digits, 0), most)}f}"

@@ -10,6 +10,14 @@ from pathlib import Path
 
 from nodewise.core.errors import UserError
 from nodewise.policies.blind import RANDOM, ROUND_ROBIN
+from nodewise.policies.classic import (
+    MAX_WEIGHT,
+    POWER_OF_2,
+    POWER_OF_5,
+    REQUESTED_TO_CAPACITY,
+    TARGET_LOAD,
+    TETRIS,
+)
 from nodewise.policies.economic import ECONOMIC, ECONOMIC_TUNED
 from nodewise.policies.kube import KUBE_DEFAULT, MOST_ALLOCATED
 from nodewise.policies.packing import BALANCE_FIT, BEST_FIT, CHEAPEST, LEAST_WATTS
@@ -22,7 +30,8 @@ POLICIES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         KUBE_DEFAULT, MOST_ALLOCATED, RANDOM, ROUND_ROBIN, LEAST_WORK_REMAINING, EARLIEST_FINISH_TIME, INDEX, BEST_FIT,
-        BALANCE_FIT, LEAST_WATTS, CHEAPEST, ECONOMIC, ECONOMIC_TUNED,
+        BALANCE_FIT, LEAST_WATTS, CHEAPEST, REQUESTED_TO_CAPACITY, TARGET_LOAD, TETRIS, MAX_WEIGHT, POWER_OF_2,
+        POWER_OF_5, ECONOMIC, ECONOMIC_TUNED,
     )
 }  # fmt: skip
 

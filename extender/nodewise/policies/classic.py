@@ -24,11 +24,11 @@ def _requested_to_capacity(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG0
     cpu = _ratio(node.cpu_nonzero_milli + pod.cpu_nonzero_milli, node.cpu_allocatable_milli)
     memory = _ratio(node.memory_nonzero_bytes + pod.memory_nonzero_bytes, node.memory_allocatable_bytes)
     counted = select(cpu > 0.0, 1.0, 0.0) + select(memory > 0.0, 1.0, 0.0)
-    return np.rint((cpu + memory) / np.maximum(counted, 1.0))
+    return np.floor((cpu + memory) / np.maximum(counted, 1.0) + 0.5)  # Go rounds halves away from zero
 
 
 def _ratio(wanted: F, room: F) -> F:
-    return select((room > 0.0) & (wanted <= room), wanted * 100.0 // np.maximum(room, 1.0), 100.0)
+    return select(room > 0.0, select(wanted <= room, wanted * 100.0 // np.maximum(room, 1.0), 100.0), 0.0)
 
 
 def _target_load(node: Node, pod: Pod, pair: Pair) -> F:  # noqa: ARG001

@@ -48,11 +48,14 @@ class Agreement:
     tied: int = 0
     tied_inside: int = 0
     """Of the tied: those that went to one of the tied nodes."""
+    tie_sizes: list[int] = field(default_factory=list)
+    """How many nodes tied."""
 
     @property
     def share(self) -> float:
         """Of the pods whose node was determined, those on which both agree."""
-        return self.agreed / max(self.agreed + len(self.differed), 1)
+        determined = self.agreed + len(self.differed)
+        return self.agreed / determined if determined else float("nan")
 
 
 class _Ties:
@@ -137,6 +140,7 @@ class _Simulated:
         if len(tied) > 1:
             found.tied += 1
             found.tied_inside += real in tied
+            found.tie_sizes.append(len(tied))
         elif own == real:
             found.agreed += 1
         else:
@@ -182,5 +186,6 @@ def _rows(mix: str, profile: str, found: Agreement) -> list[Row]:
         ("determined", "pods"): float(found.agreed + len(found.differed)),
         ("tied", "pods"): float(found.tied),
         ("tied_inside", "share of tied"): found.tied_inside / found.tied if found.tied else float("nan"),
+        ("tie_size", "nodes, median"): float(np.median(found.tie_sizes)) if found.tied else float("nan"),
     }
     return [Row(mix, profile, metric, unit, value, value, value, 1) for (metric, unit), value in values.items()]

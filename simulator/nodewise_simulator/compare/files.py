@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nodewise.core.errors import UserError
-from nodewise_simulator.compare.plots import pictures
+from nodewise_simulator.compare.plots import PICTURES, pictures
 from nodewise_simulator.compare.report import report
 from nodewise_simulator.compare.rows import Row
 from nodewise_simulator.metrics import Result
@@ -43,9 +43,18 @@ def write(folder: Path, grid: Grid, results: Sequence[Result], rows: Sequence[Ro
         raise UserError(f"{error.filename} cannot be written ({error.strerror}); name another folder") from error
 
 
+def check(folder: Path) -> None:
+    """Refuse a folder whose files could not be written in the end. Raises UserError."""
+    for name in (f"{ROWS}.json", f"{ROWS}.csv", RUNS, REPORT, *(f"{name}.svg" for name in PICTURES)):
+        path = folder / name
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} would be written, and is no file; take it away, or name another folder")
+
+
 def _parquet(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
     import duckdb
 
+    path.unlink(missing_ok=True)
     rows = [
         (r.scenario, r.policy, r.seed, metric, value, about["commit"], about["command"])
         for r in results for metric, value in r.metrics.items()

@@ -89,7 +89,7 @@ def run(
         raise UserError(f"there is no engine {engine!r}; choose one of {', '.join(ENGINES)}")
     for k, fresh in enumerate(made):
         if kept:
-            kept.add(fresh)
+            kept.add(fresh, grid.bundle)
         results += fresh
         if progress:
             progress(before + k + 1, units)

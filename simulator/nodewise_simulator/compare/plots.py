@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,37 +24,41 @@ _COLOURS = (
 _STYLES = ("-", "--", ":", "-.")
 
 
+PICTURES = ("ratios", "cdf", "pareto")
+
+
 def pictures(grid: Grid, results: Sequence[Result], rows: Sequence[Row]) -> dict[str, str]:
-    """SVG by name: `cdf`, `pareto`, `ratios`, each with a panel per scenario. One that would be empty is left out."""
-    made = {
-        "cdf": _panels(grid, lambda axes, scenario: _cdf(axes, grid, scenario, results)),
-        "pareto": _panels(grid, lambda axes, scenario: _pareto(axes, grid, scenario, rows)),
-        "ratios": _panels(grid, lambda axes, scenario: _ratios(axes, scenario, rows)),
-    }
+    """SVG by name, of `PICTURES`, each with a panel per scenario; what would be empty is left out."""
+    drawn = (
+        lambda axes, scenario: _ratios(axes, scenario, rows),
+        lambda axes, scenario: _cdf(axes, grid, scenario, results),
+        lambda axes, scenario: _pareto(axes, grid, scenario, rows),
+    )
+    made = {name: _panels(name, grid, draw) for name, draw in zip(PICTURES, drawn, strict=True)}
     return {name: svg for name, svg in made.items() if svg}
 
 
-def _panels(grid: Grid, draw: Callable[[Axes, str], bool]) -> str:
+def _panels(name: str, grid: Grid, draw: Callable[[Axes, str], bool]) -> str:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    most = max(len(grid.of(scenario)) for scenario in grid.scenarios)
-    height = 2.2 + 0.28 * most
-    figure = Figure(figsize=(9, height * len(grid.scenarios)), layout="constrained")
+    shown = [scenario for scenario in grid.scenarios if draw(Figure().subplots(), scenario)]
+    if not shown:
+        return ""
+    most = max(len(grid.of(scenario)) for scenario in shown)
+    figure = Figure(figsize=(9, (2.2 + 0.28 * most) * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
-    drawn = False
-    for axes, scenario in zip(figure.subplots(len(grid.scenarios), 1, squeeze=False).flat, grid.scenarios, strict=True):
-        drawn |= draw(axes, scenario)
+    for axes, scenario in zip(figure.subplots(len(shown), 1, squeeze=False).flat, shown, strict=True):
+        draw(axes, scenario)
         axes.set_title(scenario, loc="left", fontsize=10)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    if not drawn:
-        return ""
     out = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "nodewise", "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    # Several of them stand in one page, where an id may be used once.
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", out.getvalue())
 
 
 def _cdf(axes: Axes, grid: Grid, scenario: str, results: Sequence[Result]) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nodewise.core.units import number
 from nodewise_simulator import lab
+from nodewise_simulator.compare.plots import PICTURES
 from nodewise_simulator.compare.rows import Row
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ small { color: #777; display: block }
 code { background: #f4f4f4; padding: .1rem .3rem; overflow-wrap: anywhere }
 svg { max-width: 100%; height: auto }
 """
+_TITLES = {"ratios": "Ratios", "cdf": "Time to completion", "pareto": "Completion against energy"}
 _CAPTIONS = {
-    "ratios": "What each policy costs as a ratio to the baseline, paired by seed; green is better, red is worse, and "
-    "bars that cross 1 show nothing.",
+    "ratios": "The figure that policies are compared by, as a ratio to the baseline's, paired by seed; green is "
+    "better, red is worse, and bars that cross 1 show nothing.",
     "cdf": "Creation to end of the counted pods: the mean over seeds of each quantile.",
     "pareto": "Mean completion against the energy that pods draw above idle, with intervals over seeds.",
 }
@@ -37,7 +39,8 @@ def report(grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: 
     seeds = ", ".join(map(str, grid.seeds)) if len(grid.seeds) < 4 else f"{grid.seeds[0]} to {grid.seeds[-1]}"
     counted = (
         f"{len(grid.seeds)} seeds ({seeds}). In brackets: 95 % bootstrap intervals over seeds; ratios are of totals, "
-        "paired by seed. Every pod that was submitted after the warm-up counts, also one that never ended."
+        "paired by seed. In scenarios with pods, every one that was submitted after the warm-up counts, also one that "
+        "never ended. Times of decisions are those of a machine that does other work too."
     )
     body = [
         f"<h1>Policies side by side</h1><p>{escape(counted)}</p>",
@@ -46,9 +49,9 @@ def report(grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: 
     for scenario in grid.scenarios:
         of_scenario = [row for row in rows if row.scenario == scenario]
         body += [f"<h2>{escape(scenario)}</h2>", _table(of_scenario)]
-    for name in ("ratios", "cdf", "pareto"):
+    for name in PICTURES:
         if name in pictures:
-            body += [f"<h2>{name.capitalize()}</h2><p>{escape(_CAPTIONS[name])}</p>", _inline(pictures[name])]
+            body += [f"<h2>{_TITLES[name]}</h2><p>{escape(_CAPTIONS[name])}</p>", _inline(pictures[name])]
     title = escape(f"Nodewise: {', '.join(grid.scenarios)}")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
@@ -57,7 +60,8 @@ def report(grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: 
 
 
 def _table(rows: Sequence[Row]) -> str:
-    metrics = {row.metric: row.unit for row in rows}
+    first = sorted(rows, key=lambda row: not row.metric.endswith("_ratio"))  # what they are compared by
+    metrics = {row.metric: row.unit for row in first}
     cells = {(row.policy, row.metric): row for row in rows}
     head = "".join(f"<th>{escape(metric)}<small>{escape(unit)}</small></th>" for metric, unit in metrics.items())
     lines = [f"<tr><th>policy</th>{head}</tr>"]

@@ -65,9 +65,15 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def ratio_interval(values: Floats, baseline: Floats) -> tuple[float, float]:
-    """95 % paired bootstrap interval of the ratio of totals: both sides are resampled by the same seeds."""
+    """95 % paired bootstrap interval of the ratio of totals: both sides are resampled by the same seeds.
+
+    (nan, nan) if a resample of the baseline adds up to zero.
+    """
     picks = _resamples(len(values))
-    ratios = values[picks].sum(axis=1) / baseline[picks].sum(axis=1)
+    totals = baseline[picks].sum(axis=1)
+    if (totals == 0.0).any():
+        return float("nan"), float("nan")
+    ratios = values[picks].sum(axis=1) / totals
     return float(np.percentile(ratios, 2.5)), float(np.percentile(ratios, 97.5))
 
 

@@ -6,12 +6,19 @@ A new scenario is a file here and a line in `SCENARIOS`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from nodewise.core.errors import UserError
 from nodewise_simulator.named import parameters
+from nodewise_simulator.scenarios.alibaba_dag import alibaba_dag
+from nodewise_simulator.scenarios.azure_vm import azure_vm
+from nodewise_simulator.scenarios.decima import decima
 from nodewise_simulator.scenarios.drift import drift
 from nodewise_simulator.scenarios.elastic import elastic
+from nodewise_simulator.scenarios.gavel import gavel
+from nodewise_simulator.scenarios.google2011 import google2011
 from nodewise_simulator.scenarios.hetero import hetero, hetero_1000
+from nodewise_simulator.scenarios.openb_dynamic import openb_dynamic
 from nodewise_simulator.scenarios.queueing import s0q
 from nodewise_simulator.scenarios.random_clusters import random_clusters
 from nodewise_simulator.scenarios.snapshot import snapshot
@@ -27,13 +34,27 @@ SCENARIOS: dict[str, Callable[..., World]] = {
     "S2q": s2q,
     "random-clusters": random_clusters,
     "snapshot": snapshot,
+    "openb-dynamic": openb_dynamic,
+    "google2011": google2011,
+    "gavel": gavel,
+    "azure-vm": azure_vm,
+    "alibaba-dag": alibaba_dag,
+    "decima": decima,
 }
 
 
 def make(text: str, seed: int) -> World:
     """The world of `NAME[@key=value,…]` for a seed. Raises UserError for an unknown name, parameter or value."""
+    return _factory(text)(seed, **parameters_of(text))
+
+
+def parameters_of(text: str) -> dict[str, Any]:
+    """The values behind the `@` of `NAME[@key=value,…]`. Raises UserError for an unknown name, parameter or value."""
+    return parameters(text, _factory(text), ("seed",))
+
+
+def _factory(text: str) -> Callable[..., World]:
     name = text.partition("@")[0]
-    factory = SCENARIOS.get(name)
-    if factory is None:
+    if name not in SCENARIOS:
         raise UserError(f"there is no scenario {name!r}; choose one of {', '.join(SCENARIOS)}")
-    return factory(seed, **parameters(text, factory, ("seed",)))
+    return SCENARIOS[name]

@@ -63,7 +63,7 @@ def summary(found: Recording) -> dict[str, int | float]:
         "node_classes": len({n.node_class for n in found.nodes}),
         "pods": len(found.pods),
         "workloads": len({p.request.workload for p in found.pods}),
-        "where_they_were": sum(p.stays for p in found.pods),
+        "where_they_were": sum(p.stays and p.node >= 0 for p in found.pods),
         "left_out": found.left_out,
         "hours": found.length_s / 3600.0,
     }
