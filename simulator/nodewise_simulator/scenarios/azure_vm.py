@@ -5,8 +5,7 @@
 - A pod is a VM of the part `part` (`dev` has lifetimes): its flavour's cores and memory, its lifetime on every host.
   VMs that outlive the trace end with it.
 - Arrivals are the trace's, 5 minutes apart in tenants' batches. Batches are kept with the probability at which the part
-  offers `load` of all cores; from an instant drawn by seed. The whole trace is a load of a thousand cores' worth and
-  more: more hosts than it fills are refused.
+  offers `load` of all cores; from an instant drawn by seed. More hosts than the trace fills are refused.
 - All are production, without priority; a VM is late if it begins more than 5 minutes, the trace's resolution, after it
   was asked for. Workload: the flavour. Nobody tells a lifetime.
 """
@@ -33,7 +32,7 @@ GRACE_S = 300.0
 
 @as_scenario
 def azure_vm(
-    seed: int, trace: str = "", load: float = 0.8, pods: int = 3000, warm: int = 2000, hosts: int = 20,
+    seed: int, trace: str = "", load: float = 0.9, pods: int = 3000, warm: int = 2000, hosts: int = 20,
     part: str = "dev",
 ) -> Traced:  # fmt: skip
     """`pods` counted after `warm`. `trace` is the folder of the flavour and lifetime files.
@@ -71,7 +70,7 @@ def azure_vm(
     ]  # fmt: skip
     left_out = {
         **found.dropped,
-        "VMs without a lifetime": int((~lives).sum()),
+        "VMs without a lifetime, or of none": int((~lives).sum()),
         "VMs of the window that outlive the trace (cut there, kept)": int(found.running[rows].sum()),
     }
     return Traced(world("azure-vm", seed, manifests, tuple(_HOSTS), made, warm=warm), left_out)

@@ -2,11 +2,11 @@
 
 - Nodes: `servers` of each GPU type (Gavel's heterogeneous cluster has as many of each), 8 GPUs, 64 vCPU and 488 GiB;
   a node class is a GPU type. Prices and power by part, Broadwell CPUs.
-- A pod is a job: its GPUs are whole and on one server, so its speed is Gavel's consolidated throughput alone; a job runs
+- A pod is a job: its GPUs are whole and on one server, so its speed is Gavel's consolidated throughput alone; it runs
   for total_steps ÷ throughput. Where a throughput is not known the job may not go (node affinity). No space sharing.
-- Arrivals: consecutive jobs from an instant drawn by seed, their times stretched by one factor so that the window offers
-  `load` of the GPUs, at run times averaged over the types a job may use. Run times have a tail of weeks: jobs that would
-  take more than `longest` days on the fastest type are left out, or the load of a window would be that of a few of them.
+- Arrivals: consecutive jobs from an instant drawn by seed, their times stretched by one factor so that the window
+  offers `load` of the GPUs, at run times averaged over the types a job may use. Run times have a tail of weeks: jobs
+  that would take more than `longest` days on the fastest type are left out, or a few of them would be the load.
 - Workload: the kind of job (type and GPUs), so that a kind's speed on a type can be learned; `expected-seconds` is its
   run time on a V100 (where it fits none, its fastest), which Gavel's scheduler is told too.
 - 7 vCPU and 48 GiB a GPU, which the trace does not tell: GPUs are what runs out. SLA classes are drawn; deadlines by
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nodewise.core.types import Floats
 from nodewise_simulator.scenarios.traced import (
     GIB_USD_PER_H,
     GPU_USD_PER_H,
@@ -47,7 +48,7 @@ def gavel(
     seed: int, trace: str = "", load: float = 0.7, pods: int = 2000, warm: int = 500, servers: int = 8,
     longest: float = 2.0,
 ) -> Traced:  # fmt: skip
-    """`pods` counted after `warm`. `trace` is the folder of `msr_seed*.csv[.gz]` and `simulation_throughputs.json[.gz]`.
+    """`pods` counted after `warm`. `trace`: the folder of `msr_seed*.csv` and `simulation_throughputs.json` (or `.gz`).
 
     Raises UserError for bad files, and for more pods than the trace has.
     """
@@ -101,7 +102,7 @@ def _node(gpu: str, index: int) -> Json:
     )  # fmt: skip
 
 
-def _pod(index: int, at_s: float, kind: str, gpus: int, run_s: np.ndarray, rng: np.random.Generator) -> SimPod:
+def _pod(index: int, at_s: float, kind: str, gpus: int, run_s: Floats, rng: np.random.Generator) -> SimPod:
     runs, sla = np.isfinite(run_s), drawn_sla(rng)
     told_s = float(run_s[-1] if runs[-1] else run_s[runs].min())
     return pod(

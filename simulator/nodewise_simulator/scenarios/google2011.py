@@ -3,13 +3,15 @@
 - Machines: the share `share` of the ids, drawn by seed (2 %: about 250). A REMOVE takes the node away, with what ran
   there, an ADD brings it back, at the trace's times. An UPDATE of a capacity is left out: nodes keep their first size.
 - Jobs: the same share of the ids. What ran or waited at the start of the window are the warm pods, all at once, with
-  the time that they had left; then arrivals at the trace's times, the first `pods` of them. `part` says where the window begins:
-  `train` 0–12 h, `validate` 12–19 h (the instant is drawn by seed), or `start`: at 0, the trace's own initial state.
+  the time that they had left; then arrivals at the trace's times, the first `pods` of them. `part` says where the
+  window begins: `train` 0–12 h, `validate` 12–19 h (the instant is drawn by seed), or `start`: at 0, the trace's own
+  initial state.
 - A pod is an attempt that came to its own end (FINISH, FAIL, KILL). Attempts that the cell's scheduler or a machine cut
   short (EVICT, LOST) are left out, for the engine evicts where its own nodes change; what the tasks did next is a pod
   of its own. It knows no preemption. An attempt that outlives the file is taken to end with it.
-- Requests: one factor on all, CPU and memory alike, makes the window's mean of the scarcer one `load` of the machines:
-  the cell is over-committed (1.19 × its CPU), which strict requests are not.
+- Requests: one factor on all, CPU and memory alike, makes the most of the scarcer one that the window's tasks held at
+  once, when the cell ran them, `load` of the machines: the cell is over-committed (1.19 × its CPU), which strict
+  requests are not; and a large job that comes at once must not be the end of the sample.
 - Priority is the trace's (0 to 11). Scheduling class 0 is best-effort, 1 batch, 2 and 3 production.
 - Workload: the job, for its tasks are alike. No expected time is told.
 - A run takes as long everywhere: nothing tells how fast a platform is; contention is in the durations already.
@@ -37,6 +39,7 @@ from nodewise_simulator.scenarios.traced import (
 )
 from nodewise_simulator.traces import google2011 as trace_of
 from nodewise_simulator.traces.google2011 import ADD, EVICT, LOST, UPDATE, Attempts, MachineEvents
+from nodewise_simulator.traces.table import Array
 from nodewise_simulator.world import Json, SimPod, node_manifest, quantised, world
 
 _PARTS = {"train": (0.0, 12 * 3600.0), "validate": (12 * 3600.0, 19 * 3600.0), "start": (0.0, 0.0)}
@@ -47,7 +50,7 @@ _SLA = (SlaClass.BEST_EFFORT, SlaClass.BATCH, SlaClass.PRODUCTION, SlaClass.PROD
 
 @as_scenario
 def google2011(
-    seed: int, trace: str = "", load: float = 0.8, pods: int = 2000, share: float = 0.02, part: str = "train"
+    seed: int, trace: str = "", load: float = 0.95, pods: int = 2000, share: float = 0.02, part: str = "train"
 ) -> Traced:
     """`pods` counted; what runs as the window begins comes before them. `trace` is the folder of the two files.
 
@@ -80,19 +83,20 @@ def google2011(
     later = later[np.argsort(submit_s[later], kind="stable")][:pods]
     if len(later) == 0:
         raise UserError(f"{found[0]}: no task of the sample arrives after {begin_s:g} s; raise share or choose a part")
-    until_s = float(submit_s[later[-1]])
 
-    nodes, changes, absent = _cluster(events, machines, begin_s, until_s)
+    rows = np.concatenate([there, later])
+    nodes, changes, absent = _cluster(events, machines, begin_s, until_s=float(end_s[rows].max()))
     if not nodes:
         raise UserError(f"{where}: no machine of the sample is there at {begin_s:g} s; raise share")
-    rows = np.concatenate([there, later])
     arrival_s = np.maximum(submit_s[rows], begin_s) - begin_s
     run_s = end_s[rows] - np.maximum(tasks.schedule_s[rows], begin_s)
     room = np.array([[n[1], n[2]] for n in nodes.values()])
-    factor = _factor(tasks, rows, arrival_s, run_s, load, room)
+    factor = _factor(tasks, rows, end_s, begin_s, load, room)
     asked = factor * np.stack([tasks.cpu_milli[rows], tasks.memory_mib[rows]], axis=1)
     # The machine with the most CPU need not have the most memory.
-    fits = (asked[:, None] <= np.unique(room, axis=0)[None]).all(axis=2).any(axis=1)
+    fits = np.zeros(len(rows), bool)
+    for size in np.unique(room, axis=0):
+        fits |= (asked <= size).all(axis=1)
     names = tuple(dict.fromkeys(n[0] for n in nodes.values()))
     made = [
         _pod(tasks, int(row), float(at), float(run), want, len(names))
@@ -116,13 +120,13 @@ def google2011(
     return Traced(world("google2011", seed, manifests, names, made, warm=warm, changes=changes), left_out)
 
 
-def _some(ids: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+def _some(ids: Array, share: float, rng: np.random.Generator) -> Array:
     known = np.unique(ids)
     return np.asarray(rng.choice(known, max(round(share * len(known)), 1), replace=False))
 
 
 def _cluster(
-    events: MachineEvents, machines: np.ndarray, begin_s: float, until_s: float
+    events: MachineEvents, machines: Array, begin_s: float, until_s: float
 ) -> tuple[dict[str, tuple[str, float, float]], tuple[NodeChange, ...], int]:
     """Type, CPU milli and MiB of each node by name; what happens to them in the window; how many never are there."""
     nodes: dict[str, tuple[str, float, float]] = {}
@@ -130,14 +134,14 @@ def _cluster(
     absent = 0
     mine = np.isin(events.machine, machines) & (events.event != UPDATE) & (events.time_s <= until_s)
     rows_of: dict[int, list[int]] = {}
-    for row in np.flatnonzero(mine):
-        rows_of.setdefault(int(events.machine[row]), []).append(int(row))
+    for row in np.flatnonzero(mine).tolist():
+        rows_of.setdefault(int(events.machine[row]), []).append(row)
     for machine in sorted(int(m) for m in machines):
         rows = rows_of.get(machine, [])
         up = False
         for row in rows:
             if events.time_s[row] <= begin_s:
-                up = events.event[row] == ADD
+                up = bool(events.event[row] == ADD)
         later = [row for row in rows if events.time_s[row] > begin_s]
         first = next((row for row in rows if events.event[row] == ADD), None)
         if first is None or not (up or any(events.event[row] == ADD for row in later)):
@@ -147,7 +151,7 @@ def _cluster(
         cpu, memory = float(events.cpu_milli[first]), float(events.memory_mib[first])
         nodes[name] = (f"type-{events.node_type[first]}", cpu, memory)
         for row in later:
-            comes = events.event[row] == ADD
+            comes = bool(events.event[row] == ADD)
             if comes != up:  # the trace may tell a state twice
                 at_s = quantised(float(events.time_s[row]) - begin_s)
                 changes.append(NodeChange(at_s, Change.ADD if comes else Change.REMOVE, name))
@@ -155,12 +159,13 @@ def _cluster(
     return nodes, tuple(sorted(changes, key=lambda c: c.at_s)), absent
 
 
-def _factor(tasks: Attempts, rows: np.ndarray, arrival_s: Floats, run_s: Floats, load: float, room: Floats) -> float:
-    """What all requests are multiplied by so that the mean of the scarcer resource over the arrivals is `load`."""
-    length_s = max(float(arrival_s.max()), 1.0)
-    held_s = np.minimum(arrival_s + run_s, length_s) - arrival_s
-    used = np.array([(tasks.cpu_milli[rows] * held_s).sum(), (tasks.memory_mib[rows] * held_s).sum()]) / length_s
-    share = float((used / room.sum(axis=0)).max())
+def _factor(tasks: Attempts, rows: Array, end_s: Floats, begin_s: float, load: float, room: Floats) -> float:
+    """What all requests are multiplied by so that the most that was held at once of the scarcer resource is `load`."""
+    starts_s = np.maximum(tasks.schedule_s[rows], begin_s)
+    wants = np.stack([tasks.cpu_milli[rows], tasks.memory_mib[rows]], axis=1)
+    at_s = np.concatenate([end_s[rows], starts_s])  # at one instant room is given back first
+    held = np.concatenate([-wants, wants])[np.argsort(at_s, kind="stable")].cumsum(axis=0)
+    share = float((held.max(axis=0) / room.sum(axis=0)).max())
     return load / share if share > 0.0 else 1.0
 
 

@@ -31,6 +31,7 @@ from nodewise_simulator.scenarios.traced import (
     requests,
 )
 from nodewise_simulator.traces import openb
+from nodewise_simulator.traces.table import Array, Mask
 from nodewise_simulator.world import Json, SimPod, node_manifest, world
 
 LONGEST_S = 86_400.0
@@ -87,7 +88,7 @@ def openb_dynamic(
     return Traced(world("openb-dynamic", seed, manifests, classes, made, warm=warm), left_out)
 
 
-def sampled(nodes: openb.Nodes, share: float) -> tuple[np.ndarray, np.ndarray]:
+def sampled(nodes: openb.Nodes, share: float) -> tuple[Array, Array]:
     """Rows of the nodes that are kept, and the number of the shape of each."""
     columns = (nodes.cpu_milli, nodes.memory_mib, nodes.gpus, nodes.model)
     shapes: dict[tuple[int, int, int, str], list[int]] = {}
@@ -101,7 +102,7 @@ def sampled(nodes: openb.Nodes, share: float) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows), np.repeat(np.arange((counts > 0).sum()), counts[counts > 0])
 
 
-def _fits(listed: openb.Pods, nodes: openb.Nodes, rows: np.ndarray) -> np.ndarray:
+def _fits(listed: openb.Pods, nodes: openb.Nodes, rows: Array) -> Mask:
     out = np.zeros(len(listed.name), bool)
     for cpu, memory, gpus, model in {
         (int(nodes.cpu_milli[k]), int(nodes.memory_mib[k]), int(nodes.gpus[k]), str(nodes.model[k])) for k in rows

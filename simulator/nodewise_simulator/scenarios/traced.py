@@ -114,17 +114,22 @@ def requests(cpu_milli: float, memory_mib: float, gpus: int = 0) -> dict[str, st
 def pod(
     name: str, created_s: float, workload: str, sla: SlaClass, run_s: Floats, asked: Mapping[str, str], *,
     deadline_s: float = 0.0, expected_s: float = 0.0, priority: int = 0, job: str = "",
-    models: tuple[str, ...] = (), **hidden: Any,
+    models: tuple[str, ...] = (), archs: tuple[str, ...] = (), **hidden: Any,
 ) -> SimPod:  # fmt: skip
-    """One pod of a Job. `run_s` [C]; deadline and expected time are left out at 0; `models`: GPUs that it may have."""
+    """One pod of a Job. `run_s` [C]; deadline and expected time are left out at 0.
+
+    `models` are the GPUs that it may have, `archs` the architectures that it runs on (empty: it does not say).
+    """
     told = {"nodewise.dev/sla-class": SLA_NAME[sla], "nodewise.dev/workload": workload}
     if deadline_s > 0.0:
         told["nodewise.dev/deadline-seconds"] = f"{deadline_s:.3f}"
     if expected_s > 0.0:
         told["nodewise.dev/expected-seconds"] = f"{expected_s:.3f}"
     spec: dict[str, Any] = {"priority": priority}
-    if models:
-        term = {"matchExpressions": [{"key": "nvidia.com/gpu.product", "operator": "In", "values": list(models)}]}
+    both = {"nvidia.com/gpu.product": models, "kubernetes.io/arch": archs}
+    allowed = {key: values for key, values in both.items() if values}
+    if allowed:
+        term = {"matchExpressions": [{"key": k, "operator": "In", "values": list(v)} for k, v in allowed.items()]}
         required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
         spec["affinity"] = {"nodeAffinity": required}
     manifest = pod_manifest(name, quantised(created_s), told, dict(asked), **spec)
