@@ -1,12 +1,15 @@
 """The compiled engine against the reference engine: the same node for every pod, the same times to the last bit."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nodewise.core.columns import COLUMNS, arguments, features_by_scope, split
@@ -14,20 +17,20 @@ from nodewise.core.decide import PolicyRefusalError
 from nodewise.core.errors import UserError
 from nodewise.core.raw import raw
 from nodewise.core.types import ClusterView, Fallback, PodRequest, Policy, Rows, Scores
-from nodewise.policies import DEFAULT
+from nodewise.policies import DEFAULT, POLICIES
 from nodewise.policies.economic import TERMS
 from nodewise_simulator import scenarios
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import run
 from nodewise_simulator.compiled.flat import flatten
-from nodewise_simulator.compiled.run import Net, Record, State, play_net, play_rule, play_sampled
+from nodewise_simulator.compiled.run import Net, Record, State, play_net, play_rule, play_sampled, simulate
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine, Outcome
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.scorer import score
 from nodewise_simulator.world import World, sim_pod
 
-from .worlds import ALL, WORLDS, placed, random_net
+from .worlds import ALL, WORLDS, odd_world, placed, random_net
 
 
 @pytest.fixture(scope="module", params=list(WORLDS))
@@ -159,6 +162,39 @@ def test_weights_of_the_terms_are_those_of_a_rule_of_ones_own() -> None:
     own = placed(made, play_rule, None, weights)[1]
     assert_same(own, reference(made, Weighted())[0])
     assert [o.node for o in own] != [o.node for o in placed(made, play_rule)[1]]
+
+
+# --- rules by name ---------------------------------------------------------------------------------------------------
+
+TRACES = int(os.environ.get("NODEWISE_PARITY_TRACES", "40"))
+"""How many random traces are played; the whole thousand: NODEWISE_PARITY_TRACES=1000 pytest -k random_trace ..."""
+COMPILED = [name for name, rule in POLICIES.items() if rule.takes != "view"]
+
+
+@settings(max_examples=TRACES, deadline=None, database=None)
+@given(
+    seed=st.integers(0, 2**31), nodes=st.sampled_from([1, 2, 3, 6, 9, 17, 101, 130]), pods=st.integers(2, 90),
+    name=st.sampled_from(COMPILED),
+)  # fmt: skip
+def test_a_rule_places_every_pod_of_a_random_trace_as_the_reference_engine_does(
+    seed: int, nodes: int, pods: int, name: str
+) -> None:
+    made = odd_world(seed, nodes=nodes, pods=pods)
+    outcomes, _, scheduler = reference(made, POLICIES[name])
+    state = simulate(made, name)
+    assert_same(state.outcomes([n.name for n in made.nodes]), outcomes)
+    assert state.number[kn.ASKED] == scheduler.asked
+
+
+def test_economic_is_the_sum_of_its_terms_whichever_way_it_is_compiled() -> None:
+    made = WORLDS["odd"]()
+    assert_same(simulate(flatten(made), DEFAULT).outcomes(flatten(made).names), placed(made, play_rule)[1])
+
+
+def test_a_rule_that_wants_the_whole_view_is_refused_in_a_sentence() -> None:
+    other = replace(DEFAULT, name="other", takes="view")
+    with pytest.raises(UserError, match=r"^the compiled engine does not play 'other'; choose one of kube-default, "):
+        simulate(WORLDS["half"](), other)
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------

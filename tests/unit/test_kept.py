@@ -139,7 +139,7 @@ CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "a helper of columns": lambda m: m.setattr(columns, "node_share", columns.contended_run_s),
     "a function of another module": lambda m: m.setattr(cost, "node_cents", cost.energy_cents),
-    "a constant of the table": lambda m: m.setattr("nodewise_simulator.compiled.view.OVERDUE", table.OVERDUE + 0.01),
+    "a constant of the table": lambda m: m.setattr("nodewise_simulator.compiled.desk.OVERDUE", table.OVERDUE + 0.01),
     "a constant of the scheduler": lambda m: m.setattr(cycle, "MIN_FEASIBLE", 99),
     "a constant of the scorer": lambda m: m.setattr(scorer, "LIMIT", 5.0),
     "an index": lambda m: m.setattr("nodewise_simulator.compiled.kernels.HARM", 5),

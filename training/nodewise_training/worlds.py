@@ -6,7 +6,7 @@ from nodewise.core.errors import UserError
 from nodewise_simulator import scenarios
 from nodewise_simulator.compiled.flat import Flat, flatten
 
-TRAINABLE = ("hetero",)
+TRAINABLE = ("hetero", "hetero-1000", "random-clusters")
 """Scenarios that the compiled engine models."""
 
 

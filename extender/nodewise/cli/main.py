@@ -37,6 +37,7 @@ COMMANDS = {
 """Name → its line in `nodewise --help`. Command NAME is the function `command` of module `nodewise.cli.NAME`."""
 
 EXTRAS = {
+    "bench": ("simpy",),
     "extender": ("aiohttp", "fastapi", "kubernetes", "onnxruntime", "prometheus_client", "uvicorn", "yaml"),
     "operator": ("duckdb", "kopf", "pg8000", "sqlalchemy"),
     "ray": ("ray",),

@@ -107,13 +107,28 @@ def tables(
     col_var: Floats,
 ) -> None:  # fmt: skip
     """Write the tables MEAN and STD of `cells`; as `RunTimeEstimator.beliefs`."""
+    every_row, every_column = np.ones(cells.shape[1], np.bool_), np.ones(cells.shape[2], np.bool_)
+    renew(settings, described, cells, row_factor, col_factor, row_var, col_var, every_row, every_column)
+
+
+@jit
+def renew(
+    settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
+    col_var: Floats, in_row: Bools, in_column: Bools,
+) -> None:  # fmt: skip
+    """As `tables`, of the rows and columns in which something was observed since: no other cell depends on it."""
     rows, columns = cells.shape[1], cells.shape[2]
     of_column = np.zeros(columns)
     for w in range(rows):
         for c in range(columns):
             of_column[c] += cells[COUNT, w, c]
+    any_column = False
+    for c in range(columns):
+        any_column |= in_column[c]
     noise_sq = settings[NOISE] * settings[NOISE]
     for w in range(rows):
+        if not (in_row[w] or any_column):
+            continue
         of_row, squares, freedom = 0.0, 0.0, 0.0
         for c in range(columns):
             of_row += cells[COUNT, w, c]
@@ -122,6 +137,8 @@ def tables(
         noise_var = (settings[NOISE_WEIGHT] * noise_sq + squares) / (settings[NOISE_WEIGHT] + freedom)
         prior = 0.0 if described[w] else math.log(settings[PRIOR_RUN_S])
         for c in range(columns):
+            if not (in_row[w] or in_column[c]):
+                continue
             low_rank = prior + row_factor[w, 0] + col_factor[c, 0]
             if of_row > 0.0 and of_column[c] > 0.0:
                 low_rank += row_factor[w, 1] * col_factor[c, 1] + row_factor[w, 2] * col_factor[c, 2]
@@ -138,6 +155,8 @@ def tables(
             cells[MEAN, w, c] = mean
             cells[MEAN_VAR, w, c], cells[NOISE_VAR, w, c] = mean_var, noise_var
             cells[STD, w, c] = mean * math.sqrt(math.expm1(min(noise_var + mean_var, MOST_VAR)))
+    in_row[:] = False
+    in_column[:] = False
 
 
 RATE, OPEN, VOLUME = range(3)

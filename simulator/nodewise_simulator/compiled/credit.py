@@ -40,14 +40,14 @@ def worth_of_a_second(
 @jit
 def _left_s(node: Floats, slot_f: Floats, row: int, j: int, now_s: float) -> float:
     """Time from now to the end of what runs in a slot, if nothing changes; slots are as of their node's last event."""
-    left_s: float = node[row, kn.UPDATED] + slot_f[kn.LEFT, row, j] / slot_f[kn.SPEED, row, j] - now_s
+    left_s: float = node[kn.UPDATED, row] + slot_f[kn.LEFT, row, j] / slot_f[kn.SPEED, row, j] - now_s
     return max(left_s, 0.0)
 
 
 @jit
 def _true_cost(
-    pod_f: Floats, true_s: Floats, node_f: Floats, node_class: Ints, node: Floats, slot_i: Ints, slot_f: Floats,
-    count: Ints, p: int, row: int, now_s: float,
+    pod_f: Floats, true_s: Floats, node_f: Floats, node_i: Ints, node: Floats, slot_i: Ints, slot_f: Floats,
+    p: int, row: int, now_s: float,
 ) -> Any:  # fmt: skip
     """(expected cents, cents of a second more, expected run) of pod `p` on a node as it is, harm to residents included.
 
@@ -56,9 +56,9 @@ def _true_cost(
     """
     sigma, room = max(pod_f[p, kn.NOISE], kn.LEAST_NOISE), max(node_f[row, kn.CPU_ROOM], 1.0)
     up = math.exp(0.5 * sigma * sigma)
-    alone_s = true_s[p, node_class[row]] / pod_f[p, kn.FACTOR] * up
+    alone_s = true_s[p, node_i[kn.CLASS, row]] / pod_f[p, kn.FACTOR] * up
     run_s, harm, own_share = alone_s, 0.0, pod_f[p, kn.CPU] / room
-    for j in range(count[row]):
+    for j in range(node_i[kn.COUNT, row]):
         together_s = min(_left_s(node, slot_f, row, j, now_s), alone_s)
         run_s += pod_f[p, kn.SENSITIVITY] * (pod_f[slot_i[kn.RUNNING, row, j], kn.CPU] / room) * together_s
         harm += own_share * slot_f[kn.HURT, row, j] * together_s
@@ -74,32 +74,35 @@ def _true_cost(
 
 @jit
 def charge_displaced(
-    pod_f: Floats, pod_i: Ints, true_s: Floats, node_f: Floats, node_class: Ints, masks: NDArray[np.bool_],
-    node: Floats, slot_i: Ints, slot_f: Floats, count: Ints, pod: Floats, p: int, chosen: int, now_s: float,
+    pod_f: Floats, pod_i: Ints, true_s: Floats, node_f: Floats, node_i: Ints, masks: NDArray[np.bool_],
+    node: Floats, slot_i: Ints, slot_f: Floats, pod: Floats, p: int, chosen: int, now_s: float,
 ) -> None:  # fmt: skip
     """Charge each resident of every other node with what `p`, bound to row `chosen`, would gain if it were not there.
 
     With it gone the node might be the better choice, or have room at all. HARM leaves out these who stayed away.
     """
-    paid, _, _ = _true_cost(pod_f, true_s, node_f, node_class, node, slot_i, slot_f, count, p, chosen, now_s)
+    paid, _, _ = _true_cost(pod_f, true_s, node_f, node_i, node, slot_i, slot_f, p, chosen, now_s)
     for row in range(len(node_f)):
         if masks[pod_i[p, kn.MASK], row] and fits(pod_f, node, row, p):
-            cents, _, _ = _true_cost(pod_f, true_s, node_f, node_class, node, slot_i, slot_f, count, p, row, now_s)
+            cents, _, _ = _true_cost(pod_f, true_s, node_f, node_i, node, slot_i, slot_f, p, row, now_s)
             paid = min(paid, cents)
     for row in range(len(node_f)):
-        if row == chosen or count[row] == 0 or not masks[pod_i[p, kn.MASK], row] or fits(pod_f, node, row, p):
+        if (
+            row == chosen
+            or node_i[kn.COUNT, row] == 0
+            or not masks[pod_i[p, kn.MASK], row]
+            or fits(pod_f, node, row, p)
+        ):
             continue
-        cents, worth, alone_s = _true_cost(
-            pod_f, true_s, node_f, node_class, node, slot_i, slot_f, count, p, row, now_s
-        )
+        cents, worth, alone_s = _true_cost(pod_f, true_s, node_f, node_i, node, slot_i, slot_f, p, row, now_s)
         room = max(node_f[row, kn.CPU_ROOM], 1.0)
-        for j in range(count[row]):
+        for j in range(node_i[kn.COUNT, row]):
             r = slot_i[kn.RUNNING, row, j]
             if (
                 pod[r, kn.ROOM_TAKEN_S] > now_s
-                or node[row, kn.FREE] + pod_f[r, kn.CPU] < pod_f[p, kn.CPU]
-                or node[row, kn.FREE + 1] + pod_f[r, kn.MEM] < pod_f[p, kn.MEM]
-                or node[row, kn.FREE + 2] + pod_f[r, kn.GPU] < pod_f[p, kn.GPU]
+                or node[kn.FREE, row] + pod_f[r, kn.CPU] < pod_f[p, kn.CPU]
+                or node[kn.FREE + 1, row] + pod_f[r, kn.MEM] < pod_f[p, kn.MEM]
+                or node[kn.FREE + 2, row] + pod_f[r, kn.GPU] < pod_f[p, kn.GPU]
             ):
                 continue
             together_s = min(_left_s(node, slot_f, row, j, now_s), alone_s)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import jit
+from nodewise_simulator.compiled.fuse import inlined, jit
 from nodewise_simulator.compiled.room import fits
 from nodewise_simulator.scheduler import MIN_FEASIBLE
 
@@ -35,10 +35,10 @@ def enqueue(pod_i: Ints, pending: Ints, number: Ints) -> None:
 
 
 @jit
-def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Bools, p: int) -> Any:
-    """Whether a node where pods ended has room: the queueing hint that wakes a waiting pod."""
-    for row in range(len(freed)):  # noqa: SIM110  numba has no any()
-        if freed[row] and masks[pod_i[p, kn.MASK], row] and fits(pod_f, node, row, p):
+def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Ints, p: int) -> Any:
+    """Whether one of these nodes, where pods ended, has room: the queueing hint that wakes a waiting pod."""
+    for row in freed:  # noqa: SIM110  numba has no any()
+        if masks[pod_i[p, kn.MASK], row] and fits(pod_f, node, row, p):
             return True
     return False
 
@@ -135,3 +135,74 @@ def inside(values: NDArray[np.float32], low: Floats, high: Floats) -> Any:
         if not low[k] <= values[k] <= high[k]:
             return False
     return True
+
+
+@jit
+def window(pod_f: Floats, node: Floats, mask: Bools, number: Ints, p: int, ok: Bools) -> Any:
+    """As `sample`, as a mark for each node: (how many feasible nodes are scored, first row looked at, how many rows).
+
+    The rows that are looked at follow each other, the first row behind the last; `ok` is false for all others.
+    """
+    n = len(ok)
+    wanted = n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
+    # What is not asked for is not looked at.
+    cpu = pod_f[p, kn.CPU] if pod_f[p, kn.CPU] != 0.0 else -np.inf
+    mem = pod_f[p, kn.MEM] if pod_f[p, kn.MEM] != 0.0 else -np.inf
+    gpu = pod_f[p, kn.GPU] if pod_f[p, kn.GPU] != 0.0 else -np.inf
+    if wanted >= n:
+        _mark(node, mask, cpu, mem, gpu, ok, 0, n)
+        found = 0
+        for row in range(n):
+            found += ok[row]
+        return found, 0, n
+    ok[:] = False
+    start, seen, found = number[kn.START], 0, 0
+    while seen < n and found <= wanted:
+        begin = start + seen if start + seen < n else start + seen - n
+        end = min(begin + _CHUNK, n if begin >= start else start)
+        _mark(node, mask, cpu, mem, gpu, ok, begin, end)
+        for row in range(begin, end):
+            found += ok[row]
+        seen += end - begin
+    if found > wanted:
+        row = 0
+        while found > wanted:  # back to the last that is wanted
+            seen -= 1
+            row = start + seen if start + seen < n else start + seen - n
+            found -= ok[row]
+            ok[row] = False
+        while not ok[row]:
+            row = row - 1 if row > 0 else n - 1
+        number[kn.START] = (row + 1) % n
+    return found, start, seen
+
+
+_CHUNK = 64
+
+
+@inlined
+def _mark(node: Floats, mask: Bools, cpu: float, mem: float, gpu: float, ok: Bools, begin: int, end: int) -> None:
+    for row in range(begin, end):
+        fits_cpu, fits_mem = node[kn.FREE, row] >= cpu, node[kn.FREE + 1, row] >= mem
+        ok[row] = mask[row] & fits_cpu & fits_mem & (node[kn.FREE + 2, row] >= gpu) & (node[kn.FREE + 3, row] >= 1.0)
+
+
+@jit
+def top(scores: NDArray[np.float32], ok: Bools, crc: int, names: Names) -> Any:
+    """Row of the winner among those that are `ok`, which at least one is; ties as `nodewise.core.reply.best`."""
+    best_row, tied = -1, False
+    for row in range(len(ok)):
+        if ok[row]:
+            if best_row < 0 or scores[row] > scores[best_row]:
+                best_row, tied = row, False
+            elif scores[row] == scores[best_row]:
+                tied = True
+    if not tied:
+        return best_row
+    highest, least = scores[best_row], 1 << 40
+    for row in range(len(ok)):
+        if ok[row] and scores[row] == highest:
+            value = _tie_break(crc, names[row])
+            if value < least:
+                best_row, least = row, value
+    return best_row

@@ -16,6 +16,7 @@ from nodewise.core.feasible import static_filter, static_key
 from nodewise.core.kinds import TREATMENTS
 from nodewise.core.types import CostRates, Floats
 from nodewise_simulator.compiled import kernels as kn
+from nodewise_simulator.physics import Queueing
 from nodewise_simulator.world import SimPod, World
 
 Ints = NDArray[np.int64]
@@ -33,11 +34,22 @@ class Flat:
     node_name: NDArray[np.uint8]  # [N, L] zero-terminated
     masks: NDArray[np.bool_]  # [G, N] nodes that pass every filter but that for room
     settings: Floats  # [12] of the estimator, then of the rates
-    delay_rate: Floats  # [3] cents per second by SLA class
     described: NDArray[np.bool_]  # [W]
     row_factor: Floats  # [W, 1 + rank] the estimator before it saw anything
     col_factor: Floats  # [C, 1 + rank]
     stakes: Floats  # [3, W, C] for `beliefs.knowledge_gradient`
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes' names, in row order."""
+        return [bytes(row).rstrip(b"\0").decode() for row in self.node_name]
+
+    def arrays(self) -> tuple[Any, ...]:
+        """In the kernels' order: what the loop reads."""
+        return (
+            self.pod_f, self.pod_i, self.true_s, self.node_f, self.node_name, self.masks, self.settings, self.described,
+            self.stakes,
+        )  # fmt: skip
 
 
 def flatten(world: World, rates: CostRates | None = None) -> Flat:
@@ -98,7 +110,6 @@ def flatten(world: World, rates: CostRates | None = None) -> Flat:
         node_name=np.array([list(n.ljust(width, b"\0")) for n in names], np.uint8),
         masks=allowed,
         settings=np.array(made),
-        delay_rate=np.array([cost.delay_cents_per_s(rates, k) for k in range(3)]),
         described=np.array([d for _, d in estimator.workloads], bool),
         row_factor=np.array(state["row_factor"], float),
         col_factor=np.array(state["col_factor"], float),
@@ -136,6 +147,12 @@ def _check(world: World) -> None:
         raise refuse("queues at nodes and placement at ticks")
     if any(t.get("effect") == "PreferNoSchedule" for n in world.nodes for t in n.taints):
         raise refuse("soft taints")
+    if world.queueing != Queueing() or world.watch_lag_s or world.metrics_period_s:
+        raise refuse("back-off, late watches and measured use")
+    if world.changes or world.autoscaler or world.drifts:
+        raise refuse("nodes that come and go, and drift")
+    if any(p.image or p.start_s or p.parents or p.device_milli for p in world.pods):
+        raise refuse("start latency, dependent pods and shared devices")
     arrivals = [p.request.created_s for p in world.pods]
     if arrivals != sorted(arrivals):
         raise refuse("pods that are not in order of arrival")

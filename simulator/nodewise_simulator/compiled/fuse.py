@@ -6,16 +6,18 @@ definition of any column.
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numba as nb
 import numpy as np
 from numba.extending import overload, register_jitable
 
-from nodewise.core import columns, cost
-from nodewise.core.columns import COLUMNS, Scope
+from nodewise.core.columns import COLUMNS, Scope, select
 
 Kernel = Callable[..., Any]
 
@@ -25,14 +27,11 @@ jit: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil
 inlined: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil=True, forceinline=True)
 """As `jit`, and never a call: what takes or gives long tuples is passed through memory otherwise."""
 
-for _helper in (
-    columns.contended_run_s, columns.flow_s, columns.late_probability, columns.node_share,
-    cost.energy_cents, cost.dynamic_joules, cost.node_cents,
-):  # fmt: skip
-    register_jitable(_helper)
+spliced: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil=True, inline="always")
+"""As `inlined`, before anything is compiled: for long functions, which are otherwise optimised once at each level."""
 
 
-@overload(columns.select)
+@overload(select)
 def _select(when: Any, then: Any, otherwise: Any) -> Any:
     del when, then, otherwise  # types; numba wants the implementation's signature to be the very same
     return _choose
@@ -77,8 +76,25 @@ def priced(names: tuple[str, ...], terms: tuple[str, ...]) -> Kernel:
 
 @cache
 def compiled(fn: Callable[..., Any]) -> Kernel:
-    """A column's function; unclipped."""
+    """A column's function, unclipped, or a rule's."""
+    with _REGISTERING:
+        _register(fn)
     return inlined(fn)
+
+
+_REGISTERING, _REGISTERED = threading.Lock(), {select}
+
+
+def _register(fn: Any) -> None:
+    """Let compiled code call the plain functions of ours that `fn` calls."""
+    for name in fn.__code__.co_names:
+        found = fn.__globals__.get(name)
+        of_module = [getattr(found, other, None) for other in fn.__code__.co_names] if inspect.ismodule(found) else []
+        for used in (found, *of_module):
+            if isinstance(used, FunctionType) and used.__module__.startswith("nodewise.") and used not in _REGISTERED:
+                _REGISTERED.add(used)
+                register_jitable(used)
+                _register(used)
 
 
 def _stores(names: Sequence[str]) -> list[str]:

@@ -12,10 +12,10 @@ from nodewise_simulator.compiled.fuse import jit
 @jit
 def take_room(pod_f: Floats, node: Floats, row: int, p: int, sign: float) -> None:
     """Take (-1) or give back (1) the pod's room."""
-    node[row, kn.FREE] += sign * pod_f[p, kn.CPU]
-    node[row, kn.FREE + 1] += sign * pod_f[p, kn.MEM]
-    node[row, kn.FREE + 2] += sign * pod_f[p, kn.GPU]
-    node[row, kn.FREE + 3] += sign
+    node[kn.FREE, row] += sign * pod_f[p, kn.CPU]
+    node[kn.FREE + 1, row] += sign * pod_f[p, kn.MEM]
+    node[kn.FREE + 2, row] += sign * pod_f[p, kn.GPU]
+    node[kn.FREE + 3, row] += sign
 
 
 @jit
@@ -23,10 +23,10 @@ def fits(pod_f: Floats, node: Floats, row: int, p: int) -> Any:
     """Whether the pod's requests fit; what is not asked for is not looked at."""
     cpu, mem, gpu = pod_f[p, kn.CPU], pod_f[p, kn.MEM], pod_f[p, kn.GPU]
     return (
-        (node[row, kn.FREE] >= cpu or cpu == 0.0)
-        and (node[row, kn.FREE + 1] >= mem or mem == 0.0)
-        and (node[row, kn.FREE + 2] >= gpu or gpu == 0.0)
-        and node[row, kn.FREE + 3] >= 1.0
+        (node[kn.FREE, row] >= cpu or cpu == 0.0)
+        and (node[kn.FREE + 1, row] >= mem or mem == 0.0)
+        and (node[kn.FREE + 2, row] >= gpu or gpu == 0.0)
+        and node[kn.FREE + 3, row] >= 1.0
     )
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nodewise.core.raw import Cluster, Node, Pair, Pod
-from nodewise.core.table import OVERDUE
+from nodewise.core.raw import Node, Pair, Pod
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import beliefs as bl
 from nodewise_simulator.compiled import kernels as kn
@@ -15,7 +14,7 @@ from nodewise_simulator.compiled.flat import Ints
 from nodewise_simulator.compiled.fuse import inlined, jit
 
 
-@jit
+@inlined
 def of_pod(pod_f: Floats, pod_i: Ints, settings: Floats, p: int, now_s: float) -> Any:
     """The pod that asks."""
     return Pod(
@@ -28,34 +27,14 @@ def of_pod(pod_f: Floats, pod_i: Ints, settings: Floats, p: int, now_s: float) -
 
 
 @inlined
-def of_node(
-    pod_f: Floats, pod_i: Ints, node_f: Floats, node_class: Ints, settings: Floats, delay_rate: Floats, node: Floats,
-    slot_i: Ints, count: Ints, pod: Floats, cells: Floats, p: int, row: int, now_s: float,
-) -> Any:  # fmt: skip
-    """A node, and how many pods of the asking one's owner are on it."""
-    c, owner = node_class[row], pod_i[p, kn.OWNER]
-    work, longest_s, exposed, of_owner = 0.0, 0.0, 0.0, 0.0
-    for j in range(count[row]):
-        r = slot_i[kn.RESIDENT, row, j]
-        left_s = settings[kn.HORIZON]
-        if pod_i[r, kn.ENDS] > 0:
-            mean_s = cells[bl.MEAN, pod_i[r, kn.WORKLOAD], c] * pod_f[r, kn.SCALE]
-            overdue_s = OVERDUE * cells[bl.STD, pod_i[r, kn.WORKLOAD], c] * pod_f[r, kn.SCALE]
-            left_s = max(mean_s - (now_s - pod[r, kn.STARTED_S]), overdue_s)
-            work += left_s * pod_f[r, kn.CPU]
-        longest_s = max(longest_s, left_s)
-        exposed += left_s * delay_rate[pod_i[r, kn.SLA]]
-        of_owner += 1.0 if owner >= 0 and owner == pod_i[r, kn.OWNER] else 0.0
-    there = Node(
-        node_f[row, kn.CPU_ROOM], node[row, kn.SUMS], node[row, kn.SUMS + 1], np.nan,
-        node_f[row, kn.MEM_ROOM], node[row, kn.SUMS + 2], node[row, kn.SUMS + 3], np.nan,
-        node_f[row, kn.GPU_ROOM], node[row, kn.SUMS + 4],
-        work / max(node_f[row, kn.CPU_ROOM], 1.0), longest_s, 0.0, node[row, kn.PRESSURE],
-        node[row, kn.RATE], exposed / max(node[row, kn.RATE], 1e-12), np.inf,
-        node_f[row, kn.PRICE], node_f[row, kn.IDLE], node_f[row, kn.PEAK],
-        node[row, kn.BY_SLA], node[row, kn.BY_SLA + 1], node[row, kn.BY_SLA + 2],
+def of_node(node: Floats, row: int) -> Any:
+    """A node, by the first rows of `State.node`."""
+    return Node(
+        node[0, row], node[1, row], node[2, row], node[3, row], node[4, row], node[5, row], node[6, row], node[7, row],
+        node[8, row], node[9, row], node[10, row], node[11, row], node[12, row], node[13, row], node[14, row],
+        node[15, row], node[16, row], node[17, row], node[18, row], node[19, row], node[20, row], node[21, row],
+        node[22, row],
     )  # fmt: skip
-    return there, of_owner
 
 
 @inlined
@@ -71,30 +50,29 @@ def of_pair(
 
 
 @jit
-def best_run_s(pod_f: Floats, pod_i: Ints, settings: Floats, cells: Floats, node_class: Ints, p: int) -> Any:
-    """The pod's least believed run time over all nodes."""
+def best_run_s(pod_f: Floats, pod_i: Ints, settings: Floats, cells: Floats, present: Any, p: int) -> Any:
+    """The pod's least believed run time over all nodes, whose classes are `present`."""
     if pod_i[p, kn.ENDS] == 0:
         return settings[kn.HORIZON]
     least_s = np.inf
-    for c in node_class:
-        least_s = min(least_s, cells[bl.MEAN, pod_i[p, kn.WORKLOAD], c] * pod_f[p, kn.SCALE])
+    for c in range(len(present)):
+        if present[c]:
+            least_s = min(least_s, cells[bl.MEAN, pod_i[p, kn.WORKLOAD], c] * pod_f[p, kn.SCALE])
     return least_s
 
 
 @jit
-def of_cluster(node_f: Floats, node: Floats, queued: Floats) -> Any:
-    """The whole cluster."""
-    return Cluster(
-        np.float64(len(node_f)), _total(node_f, kn.CPU_ROOM), _total(node, kn.SUMS), _total(node_f, kn.MEM_ROOM),
-        _total(node, kn.SUMS + 2), _total(node_f, kn.GPU_ROOM), _total(node, kn.SUMS + 4),
-        queued[0], queued[1], queued[2],
-    )  # fmt: skip
-
-
-@jit
-def _total(table: Floats, column: int) -> Any:
-    # Requests and room are whole numbers below 2^53, so that their sum is the same in any order.
-    total = 0.0
-    for row in range(len(table)):
-        total += table[row, column]
-    return total
+def of_classes(
+    pod_f: Floats, pod_i: Ints, settings: Floats, cells: Floats, present: Any, p: int, out: Floats
+) -> Any:  # fmt: skip
+    """As `of_pair`, of all classes: mean, standard deviation and observations into `out` [3, C]; the least mean."""
+    w, scale, least_s = pod_i[p, kn.WORKLOAD], pod_f[p, kn.SCALE], np.inf
+    for c in range(len(present)):
+        out[2, c] = cells[bl.COUNT, w, c]
+        if pod_i[p, kn.ENDS] == 0:
+            out[0, c], out[1, c] = settings[kn.HORIZON], 0.0
+        else:
+            out[0, c], out[1, c] = cells[bl.MEAN, w, c] * scale, cells[bl.STD, w, c] * scale
+        if present[c]:
+            least_s = min(least_s, out[0, c])
+    return least_s
