@@ -10,9 +10,10 @@ from inspect import getmodule, signature
 from pathlib import Path
 
 from nodewise.core.errors import UserError
-from nodewise.policies import LEARNED, POLICIES
+from nodewise.policies import LEARNED, ORACLE, POLICIES
 from nodewise_simulator import scenarios
-from nodewise_simulator.baselines import BASELINES
+from nodewise_simulator.baselines import BASELINES, bounds
+from nodewise_simulator.dag import PLANS
 from nodewise_simulator.metrics import UNITS, Result
 from nodewise_simulator.named import parameters
 from nodewise_simulator.packing.study import STUDY as OPENB_STATIC
@@ -22,6 +23,10 @@ from nodewise_simulator.studies import Study
 from nodewise_simulator.world import World
 
 _STUDIES: Mapping[str, Study] = {study.name: study for study in (*STUDIES, OPENB_STATIC)}
+
+
+BOUND = "bound"
+"""As a policy of a world: what no policy can go below; see `baselines.bound`."""
 
 
 def known() -> tuple[str, ...]:
@@ -128,10 +133,21 @@ def play_seed(scenario: str, seed: int, policies: Sequence[str], bundle: Path | 
 
 
 def _player(name: str, bundle: Path | None) -> Callable[[World], Result]:
+    base, oracle = name.removesuffix(ORACLE), name.endswith(ORACLE)
+    if name == BOUND:
+        return _bound
     if name in BASELINES:
         return lambda world: BASELINES[name].play(world, None)
+    if base in PLANS:
+        return lambda world: play(*PLANS[base](world, oracle=oracle), oracle=oracle)[0]
     policy, oracle = resolve(name, bundle)
     return lambda world: play(world, policy, oracle=oracle)[0]
+
+
+def _bound(world: World) -> Result:
+    least = bounds(world)
+    metrics = {"cost": least["cost_bound"], "completion_mean": least["completion_bound"]}
+    return Result(world.scenario, BOUND, world.seed, metrics, ())
 
 
 def _study(scenario: str) -> Study | None:

@@ -13,6 +13,7 @@ from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder
 from nodewise.policies.defer import split
 from nodewise.policies.waiting import with_waiting
 from nodewise_simulator import scenarios
+from nodewise_simulator.dag import job_metrics
 from nodewise_simulator.direct import Deferring, Defers, Direct
 from nodewise_simulator.engine import Engine
 from nodewise_simulator.metrics import Result, completions, measure
@@ -68,6 +69,8 @@ def play(
     engine = Engine(world, scheduler, direct, progress)
     outcomes = engine.run()
     metrics = measure(world, outcomes, log=engine.log)
+    if any(pod.parents for pod in world.pods):
+        metrics |= job_metrics(world, outcomes)
     if direct.took_s:
         p50, p99 = np.percentile(direct.took_s, [50, 99]) * 1e3
         metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}
