@@ -30,6 +30,6 @@ def command(output: OutputOption = Format.TABLE) -> None:
     console.print(
         f"\n{first}{DEFAULT.name} {second} where a learned policy fails or meets what it was not trained on.\n"
         f"* also as NAME{ORACLE} in simulations, told true run times: what better prediction would be worth.\n"
-        "There, too, NAME-defer may let a pod wait for a node that is to free up, NAME-cmu orders those that wait, and\n"
-        "NAME-defer-cmu does both; what else can be played stands in simulator/README.md."
+        "There, too, NAME-defer may let a pod wait for a node that is to free up, NAME-cmu orders those that wait,\n"
+        "and NAME-defer-cmu does both; what else can be played stands in simulator/README.md."
     )
