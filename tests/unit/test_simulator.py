@@ -193,8 +193,9 @@ def test_an_oracle_is_told_the_true_run_times() -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("nope", "no scenario 'nope'"), ("hetero@nodes=3", "no parameter 'nodes'"), ("hetero@load=high", "is not a number"),
-     ("hetero@mix=odd", "mix 'odd'"), ("hetero@load=9", "load < 2"), ("hetero@classes=3", "4 or 5 classes"),
+    [("nope", "no scenario 'nope'"), ("hetero@nodes=3", "no parameter 'nodes'"),
+     ("hetero@load=high", "is not a number"), ("hetero@mix=odd", "mix 'odd'"), ("hetero@load=9", "load < 2"),
+     ("hetero@classes=3", "4 or 5 classes"),
      ("S0q@rho=1.5", "rho < 1"), ("S2q@rate=0", "rate > 0")],
 )  # fmt: skip
 def test_a_bad_scenario_is_one_sentence(text: str, says: str) -> None:
