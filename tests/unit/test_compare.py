@@ -158,7 +158,6 @@ def test_all_files_hold_the_same_numbers_and_the_report_needs_nothing_else(tmp_p
 
 
 def test_a_ray_cluster_gives_the_numbers_of_this_process() -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nodewise[ray]'")
     few = Grid((SMALL,), ("kube-default", "index"), (1, 2))
     assert costs(run(few, engine="ray")) == costs(run(few))
 

@@ -40,10 +40,15 @@ async def dedicated(cluster: Cluster, scheduler_name: str) -> Dedicated | None:
 
 async def policies(cluster: Cluster) -> list[Json]:
     """MutatingAdmissionPolicies that are ours; none where the kind is not there. Raises Refused."""
+    return await ours(cluster, "mutatingadmissionpolicies")
+
+
+async def ours(cluster: Cluster, resource: str) -> list[Json]:
+    """Objects of a kind of admission that are ours, in whatever version the cluster has it. Raises Refused."""
     for version in ("v1", "v1beta1"):
-        path = collection("mutatingadmissionpolicies", group=f"{ADMISSION}/{version}")
+        path = collection(resource, group=f"{ADMISSION}/{version}")
         try:
-            return await cluster.listed(path, "list mutatingadmissionpolicies", labelSelector=found.PART_OF)
+            return await cluster.listed(path, f"list {resource}", labelSelector=found.PART_OF)
         except Refused as refused:
             if refused.status != 404:
                 raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodewise.cli.kubectl import parts as found
 from nodewise.cli.kubectl.cluster import Cluster, Refused, collection, object_path
-from nodewise.cli.kubectl.dedicated import ADMISSION, policies, sent_to
+from nodewise.cli.kubectl.dedicated import ours, policies, sent_to
 from nodewise.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,14 +21,7 @@ _LABEL_S, _POLL_S = 15.0, 0.2
 
 async def bindings(cluster: Cluster) -> list[Json]:
     """Bindings of our MutatingAdmissionPolicies; without one the label does nothing. Raises Refused."""
-    for version in ("v1", "v1beta1"):
-        path = collection("mutatingadmissionpolicybindings", group=f"{ADMISSION}/{version}")
-        try:
-            return await cluster.listed(path, "list mutatingadmissionpolicybindings", labelSelector=found.PART_OF)
-        except Refused as refused:
-            if refused.status != 404:
-                raise
-    return []
+    return await ours(cluster, "mutatingadmissionpolicybindings")
 
 
 async def labelled(cluster: Cluster, namespace: str | None) -> list[str]:
