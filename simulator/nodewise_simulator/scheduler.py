@@ -1,7 +1,8 @@
 """kube-scheduler's scheduling cycle for one pod: filter, sample, ask the extender, add the in-tree scores, choose.
 
 Source: `pkg/scheduler/schedule_one.go` at 1.36 (numFeasibleNodesToFind, findNodesThatPassFilters, prioritizeNodes,
-selectHost), and the plugins NodeResourcesFit, NodeAffinity, TaintToleration and BalancedAllocation.
+selectHost), and the plugins NodeResourcesFit, NodeAffinity, TaintToleration and BalancedAllocation; PodTopologySpread
+and InterPodAffinity are in `plugins/`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nodewise.core.pods import NodeSpec
 from nodewise.core.types import ClusterView, Floats, PodRequest, Rows
 from nodewise.policies.kube import in_tree
 from nodewise_simulator.devices import DeviceBook, Devices
+from nodewise_simulator.plugins import Neighbours
 from nodewise_simulator.world import SimPod
 
 MIN_FEASIBLE = 100
@@ -32,8 +34,11 @@ PREFERENCE_WEIGHT = 16_000
 """Weight, in our profile, of the plugins that score what somebody wrote: one point of theirs outvotes all ten of the
 extender's (15,000), so that what the user wrote in the pod wins over us."""
 
-STOCK_WEIGHTS = (3, 2)
-"""Weights of TaintToleration and NodeAffinity in the profile that kube-scheduler ships."""
+Weights = tuple[int, int, int, int]
+"""Of TaintToleration, NodeAffinity, PodTopologySpread and InterPodAffinity."""
+OUR_WEIGHTS: Weights = (PREFERENCE_WEIGHT,) * 4
+STOCK_WEIGHTS: Weights = (3, 2, 2, 2)
+"""In the profile that kube-scheduler ships."""
 
 
 class Extender(Protocol):
@@ -49,7 +54,7 @@ class Filter(Protocol):
     """What an extender with a filter verb also has."""
 
     def filter(self, pod: SimPod, names: Sequence[str], now_s: float) -> Sequence[str]:
-        """Those of the nodes that may be taken now; none of them: "no node yet", and nothing is preempted."""
+        """Those of the nodes that may be taken now; none of them: "no node yet", and nobody is evicted from these."""
         ...
 
     def patched_s(self, pod: SimPod) -> float:
@@ -68,7 +73,8 @@ def feasible_to_find(nodes: int, percentage: int = 0) -> int:
 class KubeScheduler:
     """The scheduler's own cache of the cluster and its cycle.
 
-    `preferences` are the weights of TaintToleration and NodeAffinity; `fits_always` drops the resource filter
+    `preferences` are the weights of the plugins that score what somebody wrote; `default_spread` spreads the pods of
+    controllers as the profile does that Kubernetes ships, and ours does not; `fits_always` drops the resource filter
     (dispatching).
     """
 
@@ -80,7 +86,8 @@ class KubeScheduler:
         rng: np.random.Generator,
         *,
         weight: int = EXTENDER_WEIGHT,
-        preferences: tuple[int, int] = (PREFERENCE_WEIGHT, PREFERENCE_WEIGHT),
+        preferences: Weights = OUR_WEIGHTS,
+        default_spread: bool = False,
         percentage: int = 0,
         fits_always: bool = False,
     ) -> None:
@@ -91,7 +98,7 @@ class KubeScheduler:
         self._filter = extender if isinstance(extender, Filter) else None
         self._extender, self._view, self._rng = extender, view, rng
         self._weight, self._percentage, self._fits_always = weight, percentage, fits_always
-        self._taint_weight, self._affinity_weight = preferences
+        self._taint_weight, self._affinity_weight, self._spread_weight, self._neighbour_weight = preferences
         self._row = {n.name: k for k, n in enumerate(self.nodes)}
         self._free = np.array(
             [[n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable]
@@ -104,6 +111,7 @@ class KubeScheduler:
         self._present = np.arange(len(self.nodes))
         self._changed = False  # then the view knows the nodes in an order of its own
         self._devices = DeviceBook(self.nodes, extender if isinstance(extender, Devices) else None)
+        self._neighbours = Neighbours(self.nodes, defaults=default_spread)
 
     def assume(self, pod: PodRequest, node: str) -> None:
         """Take the pod's room on a node."""
@@ -113,6 +121,13 @@ class KubeScheduler:
         """Give the pod's room back."""
         self._free[self._row[node]] += self._wants(pod)
         self._devices.forget(pod.uid)
+        self._neighbours.forget(pod.uid)
+
+    def place(self, pod: SimPod, node: str) -> None:
+        """Take the pod's room, a device and its part in other pods' constraints."""
+        self.assume(pod.request, node)
+        self._devices.assume(pod, self._row[node])
+        self._neighbours.place(pod, self._row[node])
 
     def add(self, node: str) -> None:
         """A node that was removed joins, empty."""
@@ -153,49 +168,78 @@ class KubeScheduler:
         return self._filter.patched_s(pod) if self._filter else math.inf
 
     def could_fit(self, pod: SimPod, rows: Sequence[int]) -> bool:
-        """Whether one of these nodes has room: the queueing hint that wakes a waiting pod."""
-        return bool(self._open(pod)[list(rows)].any())
+        """Whether what happened on these nodes lets the pod go: the queueing hint that wakes a waiting pod."""
+        open_nodes = self._open(pod)
+        # What constraints ask about others may have changed in all of a domain.
+        return bool(open_nodes.any() if self.related else open_nodes[list(rows)].any())
+
+    def lets_go(self, bound: SimPod, pod: SimPod) -> bool:
+        """Whether the binding of one pod is what another may wait for: the queueing hint of its constraints."""
+        return self._neighbours.freed_by(pod, bound)
+
+    @property
+    def related(self) -> bool:
+        """Whether any pod was seen that has constraints on where others are."""
+        return self._neighbours.used
 
     def feasible(self, pod: SimPod) -> Rows:
         """Rows of the nodes that pass the filters, in the order of the nodes."""
         return np.flatnonzero(self._open(pod))
 
-    def schedule(self, pod: SimPod, now_s: float) -> str | None:
+    def allowed(self, pod: SimPod) -> NDArray[np.bool_]:
+        """Nodes that pass every filter but that for room [N]."""
+        passes = self._static_filter(pod.manifest["spec"]) & ~self._closed
+        return passes & self._neighbours.allows(pod, self._present) if self.related else passes
+
+    def room(self, rows: Sequence[int]) -> Floats:
+        """What is left of these nodes [M, 4]: CPU, memory, accelerators, pods."""
+        return self._free[list(rows)]
+
+    def schedule(self, pod: SimPod, now_s: float, nominated: str = "") -> str | None:
         """One cycle; the node's name, or None if no node is feasible, or the extender holds the pod (then `held`).
 
-        The room is taken.
+        The room is taken. The `nominated` node is looked at alone first.
         """
-        self.held = False
-        rows = self._sample(self._open(pod))
+        passes = self._open(pod)
+        rows = np.zeros(0, np.int64)
+        if nominated and passes[self._row[nominated]]:
+            rows = self._extended(pod, np.array([self._row[nominated]]), now_s)
+        if len(rows) == 0:
+            rows = self._extended(pod, self._sample(passes), now_s)
         if len(rows) == 0:
             return None
-        if self._filter:
+        chosen = int(rows[0]) if len(rows) == 1 else self._choose(pod, rows, now_s)
+        node = self.nodes[chosen].name
+        self.place(pod, node)
+        return node
+
+    def _extended(self, pod: SimPod, rows: Rows, now_s: float) -> Rows:
+        """Those of the feasible nodes that the extender's filter leaves."""
+        self.held = False
+        if self._filter and len(rows):
             left = set(self._filter.filter(pod, [self.nodes[k].name for k in rows], now_s))
             rows = rows[[self.nodes[k].name in left for k in rows]]
             self.held = len(rows) == 0
-            if self.held:
-                return None
-        chosen = int(rows[0]) if len(rows) == 1 else self._choose(pod, rows, now_s)
-        node = self.nodes[chosen].name
-        self.assume(pod.request, node)
-        self._devices.assume(pod, chosen)
-        return node
+        return rows
 
     def _wants(self, pod: PodRequest) -> Floats:
         return np.array([pod.cpu_milli, pod.memory_bytes, pod.gpus_milli, 1.0])
 
     def _open(self, pod: SimPod) -> NDArray[np.bool_]:
+        self._neighbours.notice(pod)
         passes = self._passes(pod) & ~self._closed
         return passes & self._devices.fits(pod) if pod.request.gpus_milli > 0.0 and self._devices.used else passes
 
     def _passes(self, pod: SimPod) -> NDArray[np.bool_]:
-        static = self._static_filter(pod.manifest["spec"])
+        passes = self._static_filter(pod.manifest["spec"])
+        if self.related:
+            passes = passes & self._neighbours.allows(pod, self._present)
         if self._fits_always:
-            return static
+            return passes
         wants = self._wants(pod.request)
         # A resource that is not asked for is not looked at, even on an overcommitted node.
         fits: NDArray[np.bool_] = ((self._free >= wants) | (wants == 0.0)).all(axis=1)
-        return fits & static
+        return fits & passes
 
     def _static_filter(self, spec: Mapping[str, Any]) -> NDArray[np.bool_]:
         key = static_key(spec)
@@ -226,14 +270,26 @@ class KubeScheduler:
                 points[row] += score
         total = points[rows] * self._weight * 10.0
         top = rows[total == total.max()]
-        plain = not self._soft and not pod.request.preferred_node_terms
+        wishes = self._of_neighbours(pod, rows) if self.related else None
+        plain = not self._soft and not pod.request.preferred_node_terms and wishes is None
         if len(top) == 1 and plain:
             return int(top[0])  # one extender point outvotes what is left: no need to compute it
-        total = total + self._in_tree(pod, rows, now_s)
+        total = total + self._in_tree(pod, rows, now_s) + (0.0 if wishes is None else wishes)
         return int(self._rng.choice(rows[total == total.max()]))
 
+    def _of_neighbours(self, pod: SimPod, rows: Rows) -> Floats | None:
+        """Scores of PodTopologySpread and InterPodAffinity [M]; None if they are alike on all rows."""
+        found = np.zeros(len(rows))
+        for weight, points in (
+            (self._spread_weight, self._neighbours.spread_points(pod, rows, self._present)),
+            (self._neighbour_weight, self._neighbours.affinity_points(pod, rows)),
+        ):
+            if points is not None:
+                found += weight * points
+        return found if (found != found[0]).any() else None
+
     def _in_tree(self, sim: SimPod, rows: Rows, now_s: float) -> Floats:
-        """Sum of the in-tree scores [M]; inter-pod affinity and topology spread are not simulated."""
+        """Sum of the in-tree scores [M] but for those that depend on where other pods are."""
         pod = sim.request
         view = self._view(pod, now_s)
         row = view.nodes.row

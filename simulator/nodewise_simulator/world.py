@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,7 +68,8 @@ class World:
     node_manifests: tuple[Json, ...]
     nodes: tuple[NodeSpec, ...]
     classes: tuple[str, ...]
-    pods: tuple[SimPod, ...]  # by arrival
+    pods: Sequence[SimPod]
+    """By arrival: a tuple, or columns (`nodewise_simulator.columns`)."""
     warm: int
     """How many of the first pods only fill the cluster and are not counted."""
     fifo: bool = False
@@ -83,12 +84,16 @@ class World:
     budgets: Mapping[str, int] = field(default_factory=dict)
     """How many pods of each disruption budget may be down at once by eviction."""
     autoscaler: Autoscaler | None = None
+    preempts: bool = False
+    """A pod that fits nowhere may have less important ones evicted, as kube-scheduler's DefaultPreemption does."""
     drifts: tuple[Drift, ...] = ()
     network: Network = field(default_factory=Network)
     watch_lag_s: float = 0.0
     """How much later than they happen bindings, ends and new pods reach the extender."""
     metrics_period_s: float = 0.0
     """How often the measured use of nodes is read; 0: never."""
+    again: Callable[[int], World] | None = None
+    """The same cluster with other arrivals and pods, by a number from 0 on; None where a scenario has no such."""
 
     @property
     def class_of(self) -> Mapping[str, int]:
@@ -190,9 +195,15 @@ def node_manifest(
 
 
 def world(
-    scenario: str, seed: int, node_manifests: list[Json], classes: tuple[str, ...], pods: list[SimPod], **rest: Any
+    scenario: str,
+    seed: int,
+    node_manifests: list[Json],
+    classes: tuple[str, ...],
+    pods: Sequence[SimPod],
+    **rest: Any,
 ) -> World:
     """A world from manifests; nodes are put in order of name, as an API server lists them."""
     ordered = sorted(node_manifests, key=lambda n: str(n["metadata"]["name"]))
     nodes = tuple(node_spec(n) for n in ordered)
-    return World(scenario, seed, tuple(ordered), nodes, classes, tuple(pods), **rest)
+    kept = tuple(pods) if isinstance(pods, list) else pods
+    return World(scenario, seed, tuple(ordered), nodes, classes, kept, **rest)

@@ -28,6 +28,14 @@ def test_pods_with_preferences_go_where_the_simulator_sends_them(profile: str) -
     assert found.agreed >= (40 if profile == OURS else 1)
 
 
+def test_pods_that_ask_about_others_go_where_the_simulator_sends_them_or_nowhere() -> None:
+    found = agreement(MIXES["neighbours"], STOCK, 45, seed=6)
+    assert found.differed == []
+    assert (found.tied_inside, found.tied + found.agreed) == (found.tied, 45)
+    assert found.agreed >= 10
+    assert found.nowhere > 0
+
+
 def test_a_pod_that_the_filter_held_is_tried_again_when_the_simulator_says() -> None:
     # `nodewise bench fidelity` counts those within 50 ms; here another test has the machine at the same time.
     found = retries()

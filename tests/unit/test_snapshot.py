@@ -64,7 +64,7 @@ _pods = st.fixed_dictionaries(
                     ),
                     st.sampled_from(["batch", "12.5", "hush", " ", "x" * 300]),
                 ),
-                "labels": st.dictionaries(st.sampled_from([*kinds._GANG_LABELS, "app"]), st.just("x")),
+                "labels": st.dictionaries(st.sampled_from([*kinds.GANG_LABELS, "app"]), st.just("x")),
                 "ownerReferences": st.lists(
                     st.fixed_dictionaries(
                         {"kind": st.sampled_from(["Job", "ReplicaSet", "DaemonSet", "Node", "Ray"]), "name": _words},

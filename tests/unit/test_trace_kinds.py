@@ -208,6 +208,7 @@ def test_google_attempts_run_from_a_schedule_to_the_next_end(tmp_path: Path) -> 
     runs = google2011.load_attempts(parquet(tmp_path / "events.parquet", _EVENTS))
     assert runs.job.tolist() == [1, 2, 2]
     assert runs.submit_s.tolist() == [0, 700, 705]
+    assert runs.first_submit_s.tolist() == [0, 700, 700]
     assert runs.schedule_s.tolist() == [0, 701, 709]
     np.testing.assert_array_equal(runs.end_s, [np.nan, 705, 719])
     assert runs.ended.tolist() == [-1, google2011.EVICT, google2011.FINISH]

@@ -1,7 +1,7 @@
 """Which nodes a pod may go to at all, as kube-scheduler's filters see it.
 
-Source: plugins NodeUnschedulable, NodeAffinity, TaintToleration and NodeResourcesFit at 1.36. Inter-pod affinity,
-topology spread, volumes and ports are not looked at.
+Source: plugins NodeUnschedulable, NodeAffinity, TaintToleration and NodeResourcesFit at 1.36. Inter-pod affinity and
+topology spread, which other pods decide, volumes and ports are not looked at.
 """
 
 from __future__ import annotations
@@ -24,17 +24,28 @@ def static_key(spec: Mapping[str, Any]) -> str:
 
 def static_filter(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray[np.bool_]:
     """Which nodes pass every filter but that for room: unschedulable, selector, required node affinity, taints [N]."""
+    open_ = np.array([not n.unschedulable for n in nodes], bool)
+    return np.asarray(open_ & chosen_by(nodes, spec) & tolerated_by(nodes, spec))
+
+
+def chosen_by(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Which nodes the pod's node selector and required node affinity allow [N]."""
     terms, selector = _required_terms(spec), spec.get("nodeSelector") or {}
-    tolerations = spec.get("tolerations") or ()
     return np.array(
         [
-            not n.unschedulable
-            and all(n.labels.get(k) == v for k, v in selector.items())
+            all(n.labels.get(k) == v for k, v in selector.items())
             and (not terms or any(matches_term(n.labels, n.name, term) for term in terms))
-            and all(tolerates(tolerations, t) for t in n.taints if t.get("effect") != "PreferNoSchedule")
             for n in nodes
         ],
         bool,
+    )
+
+
+def tolerated_by(nodes: Sequence[NodeSpec], spec: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Of which nodes the pod tolerates every taint that keeps pods away [N]."""
+    tolerations = spec.get("tolerations") or ()
+    return np.array(
+        [all(tolerates(tolerations, t) for t in n.taints if t.get("effect") != "PreferNoSchedule") for n in nodes], bool
     )
 
 

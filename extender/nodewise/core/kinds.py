@@ -39,7 +39,7 @@ TREATMENTS: Mapping[Kind, Treatment] = {
     Kind.SYSTEM: Treatment(False, False, False, False, "system-critical: the stock ranking must stand"),
 }
 
-_GANG_LABELS = ("jobset.sigs.k8s.io/jobset-name", "pod-group.scheduling.sigs.k8s.io/name", "volcano.sh/job-name")
+GANG_LABELS = ("jobset.sigs.k8s.io/jobset-name", "pod-group.scheduling.sigs.k8s.io/name", "volcano.sh/job-name")
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _OF_OWNER = {
     "Job": Kind.JOB,
@@ -64,7 +64,7 @@ def kind_of(pod: Json) -> Kind:
         return kind
     if (spec.get("priority") or 0) >= SYSTEM_PRIORITY:
         return Kind.SYSTEM
-    gang = _INDEX in annotations or spec.get("schedulingGroup") or any(label in labels for label in _GANG_LABELS)
+    gang = _INDEX in annotations or spec.get("schedulingGroup") or any(label in labels for label in GANG_LABELS)
     if gang and kind is not Kind.SERVICE:
         return Kind.INDEXED
     if kind is None:

@@ -23,15 +23,14 @@ Json = dict[str, Any]
 
 VERSION = 1
 
-_META = ("name", "generateName", "namespace", "uid", "creationTimestamp")
+_META = ("name", "generateName", "namespace", "uid", "creationTimestamp", "labels")
 _OWNER = ("apiVersion", "kind", "name", "uid", "controller")
 _SPEC = (
     "schedulerName", "nodeName", "priority", "restartPolicy", "nodeSelector", "affinity", "tolerations",
     "topologySpreadConstraints", "overhead", "schedulingGroup", "schedulingGates",
 )  # fmt: skip
 _ANNOTATIONS = ("kubernetes.io/config.mirror", "batch.kubernetes.io/job-completion-index")
-_LABELS = ("jobset.sigs.k8s.io/jobset-name", "pod-group.scheduling.sigs.k8s.io/name", "volcano.sh/job-name")
-"""By these, and the annotations above, `nodewise.core.kinds` tells static pods and members of gangs."""
+"""By these, and labels, `nodewise.core.kinds` tells static pods and members of gangs."""
 
 
 def trimmed_pod(pod: Mapping[str, Any]) -> Json:
@@ -53,8 +52,6 @@ def trimmed_pod(pod: Mapping[str, Any]) -> Json:
     if spec.get("volumes"):
         kept["volumes"] = [{kind: {} for kind in v if kind != "name"} for v in spec["volumes"]]
     made: Json = {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(meta, _META), "spec": kept}
-    if labels := _some(meta.get("labels") or {}, _LABELS):
-        made["metadata"]["labels"] = labels
     if owners := meta.get("ownerReferences"):
         made["metadata"]["ownerReferences"] = [_some(o, _OWNER) for o in owners]
     if resized := _resized(status):

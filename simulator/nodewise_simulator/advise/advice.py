@@ -54,7 +54,7 @@ class Calibration:
     played_s: float
     """Mean completion of the same pods with the recorded placements played again."""
     ruled: float
-    """Share of pods whose place depends on other pods (affinity, spreading) or volumes, which is not simulated."""
+    """Share of pods whose place depends on volumes, or on pods that were not recorded, which is not simulated."""
     changed: float
     """Share of nodes that came or went, which the replay has all the time."""
 
@@ -76,7 +76,10 @@ class Calibration:
                 f"{explained_s:.3g} s, so they waited for something that is not simulated (quotas, gates, volumes)"
             )
         if self.ruled > _RULED:
-            made.append(f"{self.ruled:.0%} of the pods have rules on other pods or volumes, which are not simulated")
+            made.append(
+                f"{self.ruled:.0%} of the pods have rules on volumes, or on pods that were not recorded, which are not "
+                "simulated"
+            )
         if self.changed > _CHANGED:
             made.append(f"{self.changed:.0%} of the nodes came or went, and the replay has them all the time")
         return tuple(made)
@@ -227,11 +230,5 @@ def _calibration(made: Recording, counted: Sequence[int], stock: _Played, record
 
 
 def _is_ruled(pod: Seen) -> bool:
-    """Whether where it may go depends on other pods or on volumes, which the replay does not look at."""
-    spec = pod.manifest["spec"]
-    affinity = spec.get("affinity") or {}
-    return (
-        pod.request.pinned
-        or any((affinity.get(part) or {}) for part in ("podAffinity", "podAntiAffinity"))
-        or bool(spec.get("topologySpreadConstraints"))
-    )
+    """Whether where it may go depends on what the replay does not look at: volumes, or pods that were not recorded."""
+    return pod.request.pinned or pod.loosened

@@ -16,6 +16,7 @@ from nodewise.core.types import CostRates, PodRequest
 from nodewise.kube.cache import without_claims
 from nodewise.kube.snapshot import Snapshot, SnapshotNode, SnapshotPod
 from nodewise_simulator.advise.alone import Alone, Stay, alone
+from nodewise_simulator.advise.rules import loosened
 from nodewise_simulator.world import Json, quantised
 
 _FIRST_S = -1.0
@@ -40,6 +41,8 @@ class Seen:
     """Whether its placement is one of those that are judged."""
     stays: bool
     """Whether it is put where it was in every replay: it was there before, or its node is not for us to choose."""
+    loosened: bool = False
+    """Whether it had rules on other pods that cannot be played; see `rules`."""
 
     @property
     def ended(self) -> bool:
@@ -109,6 +112,7 @@ def recording(snapshot: Snapshot, rates: CostRates | None = None, since_s: float
             "the recording has no finished or waiting pods that end by themselves (Jobs, bare pods) in that time: "
             "let it run longer, or choose an earlier --since"
         )
+    played = loosened(played)
     stays = [Stay(p.node, p.started_s, p.finished_s, p.request.cpu_milli) for p in (*played, *past)]
     room = np.array([n.cpu_allocatable_milli for n in nodes])
     length_s = end_s - begin_s

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nodewise_simulator import scenarios
+from nodewise_simulator.bench.neighbours import neighbours, objects
 from nodewise_simulator.cluster_demo import fresh
 from nodewise_simulator.controlplane import pod, taint
 from nodewise_simulator.world import Json, node_manifest
@@ -18,12 +19,14 @@ Made = tuple[list[Json], list[Json]]
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """`make(pods, rng)` gives manifests of nodes and of that many pods, which fit."""
+    """`make(pods, rng)` gives manifests of nodes and of that many pods."""
 
     name: str
     says: str
     classes: tuple[str, ...]
     make: Callable[[int, np.random.Generator], Made]
+    objects: Callable[[], list[tuple[str, Json]]] = list
+    """What else must be there, with the path that it is POSTed to."""
 
 
 def _sizes(pods: int, rng: np.random.Generator) -> Made:
@@ -115,6 +118,10 @@ MIXES = {
         Mix(
             "preferences", "taints, soft taints, preferred and required affinities", ("t0", "t1", "t2", "t3"),
             _preferences,
+        ),
+        Mix(
+            "neighbours", "inter-pod (anti-)affinity and spread, hard and soft, and replicas", ("t0", "t1", "t2", "t3"),
+            neighbours, objects,
         ),
     )
 }  # fmt: skip

@@ -33,6 +33,8 @@ class Scaler:
         free: dict[str, Floats] = {name: engine.scheduler.empty(name) for name in self._booting}
         spare = [n for n in self.settings.pool if n not in free and not changes.present(n)]
         for index in engine.queue.unfit():
+            if engine.preemptor and index in engine.preemptor.nominated:
+                continue  # room is being made for it
             pod = engine.pods[index]
             name = next((n for n in free if engine.scheduler.hosts(pod, n, free[n])), "")
             if not name:

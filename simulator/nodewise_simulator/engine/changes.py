@@ -146,7 +146,7 @@ class Changes:
                 return
             for index in [k for k in machine.residents if k not in self.terminating]:
                 if self._may_go(index):
-                    self._evict(index, name, at_s)
+                    self.evict(index, name, at_s)
             if any(k not in self.terminating for k in machine.residents):
                 self._engine.at(at_s + self._world.lifecycle.drain_retry_s, evict)
 
@@ -154,10 +154,15 @@ class Changes:
 
     def _may_go(self, index: int) -> bool:
         budget = self._engine.pods[index].budget
-        down = sum(b == budget for b in self._away.values())
-        return not budget or down < self._world.budgets.get(budget, math.inf)
+        return not budget or self.disruptions_allowed(budget) > 0
 
-    def _evict(self, index: int, name: str, now_s: float) -> None:
+    def disruptions_allowed(self, budget: str) -> float:
+        """How many more pods of a budget may go now; inf if the world does not limit it."""
+        down = sum(b == budget for b in self._away.values())
+        return max(self._world.budgets.get(budget, math.inf) - down, 0)
+
+    def evict(self, index: int, name: str, now_s: float) -> None:
+        """A pod is told to go: its work ends, and its room is held until its grace is over."""
         engine, attempt = self._engine, self._engine.attempts[index]
         if engine.machines[name].stop(index, now_s):
             engine.reschedule(name, now_s)

@@ -13,6 +13,7 @@ from nodewise_simulator.engine.autoscaler import Scaler
 from nodewise_simulator.engine.changes import Changes
 from nodewise_simulator.engine.machine import Machine, Running
 from nodewise_simulator.engine.outcome import Attempt, Log, NodeObserver, Observer, Outcome
+from nodewise_simulator.engine.preemption import Preemptor
 from nodewise_simulator.engine.queue import SchedulingQueue
 from nodewise_simulator.physics import NodeChange
 from nodewise_simulator.scheduler import KubeScheduler
@@ -20,7 +21,7 @@ from nodewise_simulator.world import QUANTUM_S, World, created_again
 
 # At one instant room is given back before anybody asks for it.
 _END, _CHANGE, _BEGIN, _ARRIVAL, _TIMER, _SCAN, _TICK = range(7)
-_FRUITLESS = 300
+FRUITLESS = 300
 """Timers in a row, with nothing else to come, after which pods that are held are held for good: a day of flushes."""
 
 
@@ -57,13 +58,14 @@ class Engine:
         self.log = Log()
         self.backlog: list[int] = []
         """Pods that waited for a node, at each arrival."""
-        self.changes = Changes(self) if world.changes or world.autoscaler else None
+        self.changes = Changes(self) if world.changes or world.autoscaler or world.preempts else None
+        self.preemptor = Preemptor(self) if world.preempts else None
         self._scaler = Scaler(self, world.autoscaler) if world.autoscaler else None
         if self.changes and not isinstance(observer, NodeObserver):
             raise UserError(f"scenario {world.scenario} has nodes that come and go, of which nobody here can be told")
         if world.fifo and (self.changes or any(p.image or p.start_s or p.parents for p in world.pods)):
             raise UserError(
-                f"scenario {world.scenario}: queues at nodes know no start latency, parents or node changes"
+                f"scenario {world.scenario}: queues at nodes know no start latency, parents, node changes or preemption"
             )
 
     def run(self) -> list[Outcome]:
@@ -76,7 +78,7 @@ class Engine:
         if self._scaler:
             self._push(0.0, _SCAN, None)
         fruitless, now_s = 0, 0.0
-        while self._events and fruitless < _FRUITLESS:
+        while self._events and fruitless < FRUITLESS:
             fruitless = 0 if self._work else fruitless + 1
             now_s = self._events[0][0]
             arrived, tick = self._happen(now_s)
@@ -124,7 +126,7 @@ class Engine:
             self.reschedule(outcome.node, now_s)
         self.stopped(index, now_s, evicted=evicted)
         del machine.residents[index]
-        self.scheduler.forget(pod.request, outcome.node)
+        self._leave(index, outcome.node)
         if self.changes:
             self.changes.lost(index)
         self._told().lost(pod, outcome.node, now_s)
@@ -143,6 +145,11 @@ class Engine:
         if self._lost_at.get(index) != self.attempts[index]:
             self._lost_at[index] = self.attempts[index]
             self.log.lost.append(Attempt(index, o.node, o.bound_s, o.started_s, now_s, evicted))
+
+    def _leave(self, index: int, name: str) -> None:
+        self.scheduler.forget(self.pods[index].request, name)
+        if self.preemptor:
+            self.preemptor.left(index, name)
 
     def _told(self) -> NodeObserver:
         assert isinstance(self.observer, NodeObserver)
@@ -208,7 +215,9 @@ class Engine:
         return due or at_tick
 
     def _fits_freed(self, index: int) -> bool:
-        return self.scheduler.could_fit(self.pods[index], self._freed)
+        if self.preemptor and not self.scheduler.related:
+            return self.preemptor.may_try(index, self._freed)
+        return self.preemptor is not None or self.scheduler.could_fit(self.pods[index], self._freed)
 
     def _place_all(self, now_s: float) -> bool:
         """Wake who may hope, and let all be tried; whether anybody was bound."""
@@ -225,7 +234,7 @@ class Engine:
         while (index := self.queue.pop(now_s)) is not None:
             pod = self.pods[index]
             self.log.cycles += 1
-            node = self.scheduler.schedule(pod, now_s)
+            node = self.preemptor.cycle(index, now_s) if self.preemptor else self.scheduler.schedule(pod, now_s)
             if node is None:
                 held = self.scheduler.held
                 self.log.held += held
@@ -235,6 +244,8 @@ class Engine:
             self.queue.placed(index)
             self._bind(index, node, now_s)
             self.queue.event(now_s, idle=False)
+            if self.scheduler.related:
+                self.queue.joined(now_s, [k for k in self.queue.unfit() if self.scheduler.lets_go(pod, self.pods[k])])
             bound = True
         return bound
 
@@ -299,7 +310,7 @@ class Engine:
             pod = self.pods[running.index]
             self.outcomes[running.index].finished_s = now_s
             del machine.residents[running.index]
-            self.scheduler.forget(pod.request, name)
+            self._leave(running.index, name)
             self.observer.finished(pod, running.started_s, now_s)
             self._ended += 1
             self._progress(self._ended)

@@ -41,11 +41,26 @@ class Attempt:
     """Asked to go, rather than lost with its machine."""
 
 
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """Pods that were told to go for a more important one."""
+
+    at_s: float
+    index: int
+    """Position in `World.pods` of the pod that room is made for."""
+    node: str
+    victims: tuple[int, ...]
+    """The most important first."""
+    alike: tuple[str, ...]
+    """The nodes where it would have done as little harm, of which this one was drawn; with this one."""
+
+
 @dataclass(slots=True)
 class Log:
     """What no outcome tells."""
 
     lost: list[Attempt] = field(default_factory=list)
+    preemptions: list[Preemption] = field(default_factory=list)
     up: list[tuple[str, float, float]] = field(default_factory=list)
     """Node, from when to when it cost: from its launch to its removal. Empty if all nodes were there all the time."""
     cycles: int = 0

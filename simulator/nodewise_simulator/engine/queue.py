@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from nodewise_simulator.physics import AT_ONCE, CREATED, Queueing
@@ -100,6 +100,11 @@ class SchedulingQueue:
         """Anything else happened; it wakes pods that the extender refused. `idle`: nobody else waits for a cycle."""
         for found in list(self._held.values()):
             self._wake(found, now_s, idle=idle)
+
+    def joined(self, now_s: float, awaiting: Iterable[int]) -> None:
+        """A pod got a node, which these wait for: they want to be near it, or evenly spread."""
+        for found in [self._refused[k] for k in awaiting if k in self._refused]:
+            self._wake(found, now_s, idle=False)
 
     def timed(self, now_s: float) -> None:
         """A time came for which the timer was set."""

@@ -1,6 +1,7 @@
 """Scenarios by name. `NAME@key=value,…` sets a scenario's parameters: `hetero@load=0.85,mix=batch`.
 
-A new scenario is a file here and a line in `SCENARIOS`.
+A new scenario is a file here and a line in `SCENARIOS`. `retried` gives all of them kube-scheduler's two ways to try a
+woken pod again: `hetero@retry=back-off`.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ from nodewise_simulator.scenarios.hetero import hetero, hetero_1000
 from nodewise_simulator.scenarios.openb_dynamic import openb_dynamic
 from nodewise_simulator.scenarios.queueing import s0q
 from nodewise_simulator.scenarios.random_clusters import random_clusters
+from nodewise_simulator.scenarios.retried import retried
 from nodewise_simulator.scenarios.snapshot import snapshot
 from nodewise_simulator.scenarios.tiers import s2q
 from nodewise_simulator.world import World
 
 SCENARIOS: dict[str, Callable[..., World]] = {
-    "hetero": hetero,
-    "hetero-1000": hetero_1000,
-    "elastic": elastic,
-    "drift": drift,
+    "hetero": retried(hetero),
+    "hetero-1000": retried(hetero_1000),
+    "elastic": retried(elastic),
+    "drift": retried(drift),
     "S0q": s0q,
     "S2q": s2q,
-    "random-clusters": random_clusters,
-    "snapshot": snapshot,
-    "openb-dynamic": openb_dynamic,
-    "google2011": google2011,
-    "gavel": gavel,
-    "azure-vm": azure_vm,
-    "alibaba-dag": alibaba_dag,
-    "decima": decima,
+    "random-clusters": retried(random_clusters),
+    "snapshot": retried(snapshot),
+    "openb-dynamic": retried(openb_dynamic),
+    "google2011": retried(google2011),
+    "gavel": retried(gavel),
+    "azure-vm": retried(azure_vm),
+    "alibaba-dag": retried(alibaba_dag),
+    "decima": retried(decima),
 }
 
 

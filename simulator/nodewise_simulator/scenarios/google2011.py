@@ -7,8 +7,11 @@
   window begins: `train` 0–12 h, `validate` 12–19 h (the instant is drawn by seed), or `start`: at 0, the trace's own
   initial state.
 - A pod is an attempt that came to its own end (FINISH, FAIL, KILL). Attempts that the cell's scheduler or a machine cut
-  short (EVICT, LOST) are left out, for the engine evicts where its own nodes change; what the tasks did next is a pod
-  of its own. It knows no preemption. An attempt that outlives the file is taken to end with it.
+  short (EVICT, LOST) are left out, for the engine evicts where its own nodes change, and, with `preempt`, for more
+  important pods, as kube-scheduler does: 93 % of the trace's evictions come with the SCHEDULE of a task of higher
+  priority on the same machine in the same second, 0.7 % with a machine's removal. Such a pod comes when the first of
+  the attempts was submitted that were cut short before it; without `preempt`, when it was submitted itself. An
+  attempt that outlives the file is taken to end with it.
 - Requests: one factor on all, CPU and memory alike, makes the most of the scarcer one that the window's tasks held at
   once, when the cell ran them, `load` of the machines: the cell is over-committed (1.19 × its CPU), which strict
   requests are not; and a large job that comes at once must not be the end of the sample.
@@ -50,7 +53,13 @@ _SLA = (SlaClass.BEST_EFFORT, SlaClass.BATCH, SlaClass.PRODUCTION, SlaClass.PROD
 
 @as_scenario
 def google2011(
-    seed: int, trace: str = "", load: float = 0.95, pods: int = 2000, share: float = 0.02, part: str = "train"
+    seed: int,
+    trace: str = "",
+    load: float = 0.95,
+    pods: int = 2000,
+    share: float = 0.02,
+    part: str = "train",
+    preempt: int = 1,
 ) -> Traced:
     """`pods` counted; what runs as the window begins comes before them. `trace` is the folder of the two files.
 
@@ -58,6 +67,7 @@ def google2011(
     """
     need("google2011", "0 < load < 2, pods >= 1 and 0 < share <= 1",
          ok=0.0 < load < 2.0 and pods >= 1 and 0.0 < share <= 1.0)  # fmt: skip
+    need("google2011", "preempt 0 or 1", ok=preempt in (0, 1))
     need("google2011", f"a part that is one of {', '.join(_PARTS)}", ok=part in _PARTS)
     where = folder(
         "google2011", trace, "google2011", "fetch machine_events and task_events of github.com/google/cluster-data"
@@ -78,6 +88,8 @@ def google2011(
     ran = (end_s > tasks.schedule_s) & of_job & ~cut
     # A task that was running from the start of the file was submitted before it.
     submit_s = np.where(np.isnan(tasks.submit_s), tasks.schedule_s, tasks.submit_s)
+    if preempt:
+        submit_s = tasks.first_submit_s  # what became of it until then is the engine's to play
     there = np.flatnonzero(ran & (submit_s <= begin_s) & (end_s > begin_s))
     later = np.flatnonzero(ran & (submit_s > begin_s))
     later = later[np.argsort(submit_s[later], kind="stable")][:pods]
@@ -117,7 +129,9 @@ def google2011(
         "changes of a sampled machine's capacity": int(resized.sum()),
     }  # fmt: skip
     manifests = [_node(name, *what) for name, what in nodes.items()]
-    return Traced(world("google2011", seed, manifests, names, made, warm=warm, changes=changes), left_out)
+    return Traced(
+        world("google2011", seed, manifests, names, made, warm=warm, changes=changes, preempts=bool(preempt)), left_out
+    )
 
 
 def _some(ids: Array, share: float, rng: np.random.Generator) -> Array:

@@ -13,6 +13,7 @@ of it it uses:
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,11 +64,8 @@ def as_scenario(make: Callable[P, Traced]) -> Callable[P, World]:
 
 def left_out(scenario: Callable[..., World], seed: int, **options: Any) -> dict[str, int]:
     """Rows that this world was made without, by reason; {} for a scenario of no trace. Raises UserError as it does."""
-    make = getattr(scenario, "__wrapped__", None)
-    if make is None:
-        return {}
-    made: Traced = make(seed, **options)
-    return made.left_out
+    made = inspect.unwrap(scenario)(seed, **options)
+    return made.left_out if isinstance(made, Traced) else {}
 
 
 def folder(scenario: str, trace: str, inside: str, fetch: str) -> Path:

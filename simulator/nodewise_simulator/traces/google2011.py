@@ -8,7 +8,8 @@ Read are `machine_events` (the published CSV, which has no header) and `task_eve
 - Time is in microseconds; the trace begins at 600 s, and 0 means "before it": those tasks are the initial state.
 - A row of `Attempts` is a SCHEDULE and the next EVICT, FAIL, FINISH, KILL or LOST of the same task. An attempt that
   outlives the file has no end (nan); evicted and killed ones tell how long they ran, not how long they needed.
-- Arrival is the SUBMIT before the SCHEDULE. Priority (0 to 11) and scheduling class (0 to 3, 3 most sensitive to
+- Arrival is the SUBMIT before the SCHEDULE; `first_submit_s` is that of the first of the attempts that were evicted or
+  lost one after the other before this one. Priority (0 to 11) and scheduling class (0 to 3, 3 most sensitive to
   latency) are the trace's own; the class is the SLA class.
 - `different_machine` is the job's anti-affinity.
 - Dropped, and counted: attempts without a request (rows that Google reconstructed), and events that are no part of an
@@ -77,6 +78,7 @@ class Attempts:
     task: Array  # [A] index in the job
     machine: Array  # [A] id that it ran on
     submit_s: Floats  # [A], nan: not in the file
+    first_submit_s: Floats  # [A], its SCHEDULE if that is not in the file
     schedule_s: Floats  # [A], 0: running from the start
     end_s: Floats  # [A], nan: beyond the file
     ended: Array  # [A] EVICT, FAIL, FINISH, KILL, LOST, or -1: beyond the file
@@ -127,8 +129,10 @@ def load_attempts(path: Path) -> Attempts:
     unsized = np.isnan(cpu) | np.isnan(memory)
     keep = ~(unsized | again)
     at = scheduled[keep]
-    at = at[np.argsort(order[at], kind="stable")]
     time_s = table["time_us"][order] / _US
+    first = _first(at, ended, event, of_task)
+    by_time = np.argsort(order[at], kind="stable")
+    at, first = at[by_time], first[by_time]
     inside = ended[at] < len(order)
     used_ends = np.zeros(len(order), bool)
     used_ends[ended[scheduled][ended[scheduled] < len(order)]] = True
@@ -141,6 +145,7 @@ def load_attempts(path: Path) -> Attempts:
         task=task[at],
         machine=values["machine_id"],
         submit_s=np.where(submitted[at] >= 0, time_s[submitted[at]], np.nan),
+        first_submit_s=time_s[np.where(submitted[first] >= 0, submitted[first], first)],
         schedule_s=time_s[at],
         end_s=np.where(inside, time_s[np.where(inside, ended[at], 0)], np.nan),
         ended=np.where(inside, event[np.where(inside, ended[at], 0)], -1),
@@ -156,6 +161,15 @@ def load_attempts(path: Path) -> Attempts:
             "ended without a schedule in the file": int((ends & ~used_ends).sum()),
         },
     )
+
+
+def _first(at: Array, ended: Array, event: Array, of_task: Array) -> Array:
+    """For each attempt [A], in order of task and time, the first of those that were cut short just before it."""
+    cut = np.isin(event[np.minimum(ended[at], len(event) - 1)], (EVICT, LOST)) & (ended[at] < len(event))
+    goes_on = np.zeros(len(at), bool)
+    goes_on[1:] = cut[:-1] & (of_task[at[1:]] == of_task[at[:-1]])
+    found: Array = at[np.maximum.accumulate(np.where(goes_on, 0, np.arange(len(at))))] if len(at) else at
+    return found
 
 
 def _last(place: Array, marked: Array, of_task: Array) -> Array:
