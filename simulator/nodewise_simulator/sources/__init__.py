@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nodewise_simulator.sources import fractions, pull, queueing, replay, side, ticks
+from nodewise_simulator.sources import fractions, pull, queueing, replay, side, tick_queue, ticks
 from nodewise_simulator.studies import Study
 
 STUDIES: tuple[Study, ...] = (
-    *replay.STUDIES, queueing.STUDY, *pull.STUDIES, ticks.STUDY, *fractions.STUDIES, *side.STUDIES,
+    *replay.STUDIES, queueing.STUDY, *pull.STUDIES, ticks.STUDY, tick_queue.STUDY, *fractions.STUDIES, *side.STUDIES,
 )  # fmt: skip

@@ -12,8 +12,8 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
+from nodewise_simulator.sources import fraction_learners as learners
 from nodewise_simulator.sources.checks import require_policy, require_seed, require_whole
-from nodewise_simulator.sources.forest import forest_predictions
 from nodewise_simulator.sources.hybrid import Ranges, Tasks, skewed_tasks, uniform_tasks
 from nodewise_simulator.studies import Study
 
@@ -40,7 +40,8 @@ _POLICIES = {
     **_CONSTANT,
     "all-cpu": "ours: everything on the CPU",
     "all-gpu": "ours: everything on a GPU (in the source's code, left out of its list)",
-    "threshold": "ours: the GPU if its time is shorter; the optimum, and so the bound",
+    "threshold": "ours: the GPU if its time is shorter, which is the optimum",
+    "bound": "bound: of each task the shorter of its two times, which `threshold` attains",
 }
 
 
@@ -48,7 +49,27 @@ _FOREST = (
     "as coded, in numpy: a forest of `trees` trees of depth 15 regresses the oracle's share on 5,000 tasks of {0}; "
     "numbers of training tasks and seed are ours"
 )
-_BIASED = "as coded, by its report, in numpy: the same forest, trained on tasks for which the GPU is always best"
+_LIVE_FOREST = "as coded, in numpy: ten trees, grown anew every 50 tasks from the last 1,000; greedy until then"
+_PIPELINE = (
+    "as coded: a dueling double DQN that mixes a teacher's +1 with real rewards, each stored with the action of the "
+    "task before; `taught` tasks of each (number ours), then greedy (torch)"
+)
+_PIPELINE_REPAIRED = "repaired: the same without the teacher, each reward with its own action (torch)"
+_LIVE_DQN = (
+    "as coded: a dueling double DQN from nothing, measured while it explores; each reward is stored with the action "
+    "of the task before, which is inferred from the first commit (torch)"
+)
+_LIVE_DQN_REPAIRED = "repaired: the same, each reward with its own action (torch)"
+_SHIFT_DQN = (
+    "as coded{0}: a dueling double DQN, `epochs` of imitation on 5,000 tasks of {1}, then online on the shifted tasks, "
+    "each reward stored with the action before; greedy afterwards, or measured meanwhile with exploring=1 (torch)"
+)
+_SHIFT_TRAINING = {
+    "": (_CONFIG, (0.0, 1.0)),
+    "-high": (_CONFIG, (0.8, 1.0)),
+    "-biased": (_GPU_BEST, (0.8, 1.0)),
+}
+"""By suffix of the policy: the ranges committed, those with the intensities that the report names, always the GPU."""
 
 
 def _described(even: float, odd: float, low: float, high: float) -> dict[str, str]:
@@ -67,23 +88,10 @@ def _shares(policy: str, tasks: Tasks, pair: tuple[float, float], spread: tuple[
     if policy == "oracle":
         times = np.stack([f * tasks.gpu_s + (1.0 - f) * tasks.cpu_s for f in _STEPS])
         return np.asarray(np.array(_STEPS)[times.argmin(axis=0)])
-    if policy == "threshold":
+    if policy in ("threshold", "bound"):
         return np.where(tasks.gpu_s < tasks.cpu_s, 1.0, 0.0)
     constant = {"all-cpu": 0.0, "all-gpu": 1.0}
     return np.full(count, constant[policy] if policy in constant else float(policy.removeprefix("gpu-")))
-
-
-def _forest(training: Tasks, tasks: Tasks, trees: int, seed: int) -> Floats:
-    """Shares that a forest predicts for tasks."""
-    label = np.where(training.gpu_s < training.cpu_s, 1.0, 0.0)
-    rng = np.random.default_rng([seed, 40])
-    return forest_predictions(_features(training), label, _features(tasks), trees, rng)
-
-
-def _features(tasks: Tasks) -> Floats:
-    """[N, 5], the source's."""
-    size, intensity, memory_mb = tasks.size, tasks.intensity, tasks.memory_mb
-    return np.column_stack([size, intensity, memory_mb, memory_mb / (size + 1.0), intensity / (memory_mb + 1.0)])
 
 
 def _measured(tasks: Tasks, share: Floats, power: str) -> dict[str, float]:
@@ -101,50 +109,104 @@ def _measured(tasks: Tasks, share: Floats, power: str) -> dict[str, float]:
 
 
 def _play_heavy(
-    policy: str, seed: int, tasks: int = 20000, power: str = "simulator", trees: int = 100
+    policy: str,
+    seed: int,
+    tasks: int = 20000,
+    power: str = "simulator",
+    trees: int = 100,
+    taught: int = 5000,
+    agent: int = 0,
 ) -> dict[str, float]:
+    """`agent` is the seed of a DQN, so that it can differ on the one published trace."""
     require_policy("S3-heavy", policy, _HEAVY_POLICIES)
     require_seed("S3-heavy", seed)
-    require_whole("S3-heavy", "tasks", tasks)
-    require_whole("S3-heavy", "trees", trees)
+    require_seed("S3-heavy", agent)
+    for name, value in (("tasks", tasks), ("trees", trees), ("taught", taught)):
+        require_whole("S3-heavy", name, value)
     made = skewed_tasks(seed, tasks, _HEAVY)
     if policy == "forest":
-        return _measured(made, _forest(skewed_tasks(_TRAINING_SEED, _LABELS, _HEAVY), made, trees, seed), power)
-    return _measured(made, _shares(policy, made, (0.5, 0.3), (0.2, 0.8)), power)
+        share = learners.forest_shares(skewed_tasks(_TRAINING_SEED, _LABELS, _HEAVY), made, trees, seed)
+    elif policy.startswith("dqn"):
+        share = _pipeline(policy, agent, made, _HEAVY, taught)
+    else:
+        share = _shares(policy, made, (0.5, 0.3), (0.2, 0.8))
+    return _measured(made, share, power)
+
+
+def _pipeline(policy: str, agent: int, made: Tasks, ranges: Ranges, taught: int) -> Floats:
+    teacher, online = (skewed_tasks(_TRAINING_SEED + k, taught, ranges) for k in (0, 1))
+    return learners.pipeline_shares(teacher, online, made, agent, policy == "dqn-repaired")
 
 
 def _play_live(policy: str, seed: int, tasks: int = 3000, power: str = "live") -> dict[str, float]:
-    require_policy("S3-live", policy, _POLICIES)
+    require_policy("S3-live", policy, _LIVE_POLICIES)
     require_seed("S3-live", seed)
     require_whole("S3-live", "tasks", tasks)
     made = skewed_tasks(seed, tasks, _LIVE)
-    return _measured(made, _shares(policy, made, (0.5, 0.0), (0.0, 1.0)), power)
+    if policy == "forest":
+        share = learners.live_forest_shares(made, seed)
+    elif policy.startswith("dqn"):
+        share = learners.live_shares(made, seed, policy == "dqn-repaired")
+    else:
+        share = _shares(policy, made, (0.5, 0.0), (0.0, 1.0))
+    return _measured(made, share, power)
 
 
 def _play_shift(
-    policy: str, seed: int, tasks: int = 500, power: str = "simulator", generator: str = "first", trees: int = 100
+    policy: str,
+    seed: int,
+    tasks: int = 500,
+    power: str = "simulator",
+    generator: str = "first",
+    trees: int = 100,
+    epochs: int = 50,
+    taught: int = 5000,
+    exploring: int = 0,
+    agent: int = 0,
 ) -> dict[str, float]:
+    """`agent` as in `S3-heavy`."""
     require_policy("S4", policy, _SHIFT_POLICIES)
     require_seed("S4", seed)
-    require_whole("S4", "tasks", tasks)
-    require_whole("S4", "trees", trees)
+    require_seed("S4", agent)
+    for name, value in (("tasks", tasks), ("trees", trees), ("epochs", epochs), ("taught", taught)):
+        require_whole("S4", name, value)
     if generator not in ("first", "head"):
         raise UserError(f"generator={generator!r} of scenario S4 is unknown; choose first (commit) or head")
     first = generator == "first"
     made = uniform_tasks(seed, tasks, _SHIFTED, (0.0, 0.1)) if first else skewed_tasks(seed, tasks, _SHIFTED)
-    if policy.startswith("forest"):
-        biased = policy == "forest-biased"
-        ranges, intensity = (_GPU_BEST, (0.8, 1.0)) if biased else (_CONFIG, (0.0, 1.0))
-        return _measured(
-            made, _forest(uniform_tasks(_TRAINING_SEED, _LABELS, ranges, intensity), made, trees, seed), power
-        )
-    return _measured(made, _shares(policy, made, (0.5, 0.3), (0.2, 0.8)), power)
+    learner, _, suffix = policy.partition("-")
+    if learner == "dqn" and not first:
+        share = _pipeline(policy, agent, made, _CONFIG, taught)
+    elif learner in ("forest", "dqn"):
+        ranges, intensity = _SHIFT_TRAINING["" if suffix in ("", "repaired") else f"-{suffix}"]
+        training = uniform_tasks(_TRAINING_SEED, taught if learner == "dqn" else _LABELS, ranges, intensity)
+        if learner == "forest":
+            share = learners.forest_shares(training, made, trees, seed)
+        else:
+            share = learners.shifted_shares(training, made, agent, suffix == "repaired", epochs, bool(exploring))
+    else:
+        share = _shares(policy, made, (0.5, 0.3), (0.2, 0.8))
+    return _measured(made, share, power)
 
 
-_HEAVY_POLICIES = _described(0.5, 0.3, 0.2, 0.8) | {"forest": _FOREST.format("the same ranges")}
+_HEAVY_POLICIES = _described(0.5, 0.3, 0.2, 0.8) | {
+    "forest": _FOREST.format("the same ranges"),
+    "dqn": _PIPELINE,
+    "dqn-repaired": _PIPELINE_REPAIRED,
+}
+_LIVE_POLICIES = _described(0.5, 0.0, 0.0, 1.0) | {
+    "forest": _LIVE_FOREST,
+    "dqn": _LIVE_DQN,
+    "dqn-repaired": _LIVE_DQN_REPAIRED,
+}
 _SHIFT_POLICIES = _described(0.5, 0.3, 0.2, 0.8) | {
     "forest": _FOREST.format("the source's training ranges"),
-    "forest-biased": _BIASED,
+    "forest-high": _FOREST.format("those ranges, intensities 0.8 to 1"),
+    "forest-biased": _FOREST.format("a kind for which the GPU is always best, as in its report"),
+    "dqn": _SHIFT_DQN.format("", "the source's training ranges"),
+    "dqn-high": _SHIFT_DQN.format(", by its report", "those ranges, intensities 0.8 to 1"),
+    "dqn-biased": _SHIFT_DQN.format(", by its report", "a kind for which the GPU is always best"),
+    "dqn-repaired": "repaired: `dqn`, each reward with its own action and no discount (torch)",
 }
 _study = partial(Study, units=_UNITS, headline="total_time")
 
@@ -160,7 +222,7 @@ STUDIES = (
         name="S3-live",
         says="the live engine's 3,000 tasks without its sleeps: a GPU is best for every one of them",
         source="anurag2796/hybrid-ml-scheduler fae1b14: defaults, sizes 100–5000, memory 10–500 MB",
-        policies=_described(0.5, 0.0, 0.0, 1.0),
+        policies=_LIVE_POLICIES,
         play=_play_live,
     ),
     _study(

@@ -9,13 +9,18 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise_simulator.sources.checks import require_policy, require_whole
+from nodewise_simulator.sources.nets import Net
+from nodewise_simulator.sources.queueing_learners import Arrivals, improved, served_by, trained
 from nodewise_simulator.sources.replay_data import SLA_DEADLINE_S, SLA_SIZE, SLA_SPEEDS
+from nodewise_simulator.sources.replay_learners import DQN_A, DQN_B
 from nodewise_simulator.sources.servers import TRAINING_SEEDS, WEIGHTS, pooled_srpt, serve, serve_shortest_queue
 from nodewise_simulator.studies import Study
 from nodewise_simulator.world import QUANTUM_S
 
 _NAME = "S0q-array"
 _SPEEDS = np.array(SLA_SPEEDS)
+_EPISODE_SEEDS = 910_000
+"""First seed of the traces that a DQN is trained on."""
 
 _POLICIES = {
     "round-robin": "as coded: task number mod 4; unstable above rho 0.68",
@@ -23,6 +28,9 @@ _POLICIES = {
     "lwr-wait": "as coded, on real waits: least wait ÷ speed",
     "earliest-finish-time": "ours: least wait + service",
     "tuned-index": "ours: least a × wait + service, a chosen on training seeds",
+    "policy-improvement": "ours: one step of policy improvement over splitting arrivals by speed",
+    "dqn-a": "as coded, module 1's net in a queue: 50 episodes of 1,000 tasks, then greedy; often unstable",
+    "dqn-b": "as coded, module 1's second variant in a queue: 60 episodes of 1,200 tasks, then greedy",
     "pooled-srpt": "bound, not proved: of each task, the larger of its response on one pooled server (shortest "
     "remaining first) and its service on the fastest",
     "bound": "bound: the larger of the means of the two",
@@ -55,8 +63,10 @@ def tuned_weight(rho: float, tasks: int, warm: int) -> float:
     return WEIGHTS[int(total.argmin())]
 
 
-def _responses(policy: str, arrival_s: Floats, size: Floats, weight: float) -> Floats:
+def _responses(policy: str, arrival_s: Floats, size: Floats, weight: float, rho: float) -> Floats:
     service_s = _services(size)
+    if policy == "policy-improvement":
+        return improved(arrival_s, service_s, rho * _SPEEDS / np.mean(SLA_SIZE), rho)
     if policy == "join-shortest-queue":
         return serve_shortest_queue(arrival_s, service_s)
     if policy == "round-robin":
@@ -67,12 +77,35 @@ def _responses(policy: str, arrival_s: Floats, size: Floats, weight: float) -> F
     return serve(arrival_s, service_s, service_s, np.array([[weight]]))[:, 0]
 
 
+def _arrivals(seed: int, rho: float, tasks: int) -> Arrivals:
+    """The trace of a seed; the priorities, that only a net is shown, are of a stream of their own."""
+    priority = np.random.default_rng([seed, 13]).integers(1, 4, tasks).astype(float)
+    return Arrivals(*_trace(seed, rho, tasks), priority)
+
+
+@lru_cache(maxsize=8)
+def _trained(policy: str, agent: int, rho: float, episodes: int) -> Net:
+    settings = DQN_A if policy == "dqn-a" else DQN_B
+    first = _EPISODE_SEEDS + 1000 * agent
+    rng = np.random.default_rng([agent, 14])
+    return trained(lambda number: _arrivals(first + number, rho, settings.episode_rows + 1), settings, rng, episodes)
+
+
 def _play(
-    policy: str, seed: int, rho: float = 0.8, pods: int = 18000, warm: int = 2000, weight: float = 0.0
+    policy: str,
+    seed: int,
+    rho: float = 0.8,
+    pods: int = 18000,
+    warm: int = 2000,
+    weight: float = 0.0,
+    episodes: int = 0,
+    agent: int = 0,
 ) -> dict[str, float]:
+    """`episodes` of a DQN's training, 0 the source's number; `agent` is its seed, whatever the trace's."""
     require_policy(_NAME, policy, _POLICIES)
     require_whole(_NAME, "pods", pods)
-    require_whole(_NAME, "warm", warm, 0)
+    for name, value in (("warm", warm), ("episodes", episodes), ("agent", agent)):
+        require_whole(_NAME, name, value, 0)
     if not 0.0 < rho < 1.0 or not weight >= 0.0:
         raise UserError(f"scenario {_NAME} needs 0 < rho < 1 and weight > 0 (or 0: chosen on training seeds)")
     arrival_s, size, deadline_s = _trace(seed, rho, warm + pods)
@@ -82,10 +115,13 @@ def _play(
         larger = pooled_s[warm:].mean() > alone_s[warm:].mean()
         least = {"pooled-srpt": np.maximum(pooled_s, alone_s), "bound": pooled_s if larger else alone_s}
         response_s = least[policy]
+    elif policy in ("dqn-a", "dqn-b"):
+        net = _trained(policy, agent, rho, episodes)
+        response_s = served_by(net, _arrivals(seed, rho, warm + pods), policy == "dqn-a")
     else:
         if policy in ("earliest-finish-time", "tuned-index"):
             a = 1.0 if policy == "earliest-finish-time" else weight or tuned_weight(rho, warm + pods, warm)
-        response_s = _responses(policy, arrival_s, size, a)
+        response_s = _responses(policy, arrival_s, size, a, rho)
     counted_s = response_s[warm:]
     return {
         "response_mean": float(counted_s.mean()),

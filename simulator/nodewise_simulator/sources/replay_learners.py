@@ -81,7 +81,7 @@ class DqnSettings:
 
 DQN_A = DqnSettings(128, True, 0.5, 2.0, 50_000, 200, 0.995, 50, 1000)
 DQN_B = DqnSettings(96, False, 0.2, 12.0, 30_000, 100, 0.97, 60, 1200)
-_BATCH, _GAMMA, _LEAST_EPSILON = 64, 0.99, 0.05
+BATCH, GAMMA, LEAST_EPSILON = 64, 0.99, 0.05
 
 
 def dqn_choices(table: Table, settings: DqnSettings, rng: np.random.Generator, episodes: int = 0) -> Choices:
@@ -111,14 +111,14 @@ def dqn_choices(table: Table, settings: DqnSettings, rng: np.random.Generator, e
             slot = stored % settings.replay
             rows[slot], acts[slot], last[slot] = row, act, row == begin + settings.episode_rows - 1
             stored += 1
-            if stored < _BATCH:
+            if stored < BATCH:
                 continue
-            pick = rng.integers(0, min(stored, settings.replay), _BATCH)
+            pick = rng.integers(0, min(stored, settings.replay), BATCH)
             row_of, act_of = rows[pick], acts[pick]
             following = target(states[row_of + 1]).max(axis=1)
-            goal = rewards[row_of, act_of] + _GAMMA * following * ~last[pick]
+            goal = rewards[row_of, act_of] + GAMMA * following * ~last[pick]
             net.learn(states[row_of], goal.astype(np.float32), act_of)
             if stored % settings.target_every == 0:
                 target.copy_from(net)
-        epsilon = max(epsilon * settings.epsilon_decay, _LEAST_EPSILON)
+        epsilon = max(epsilon * settings.epsilon_decay, LEAST_EPSILON)
     return np.asarray(net(states).argmax(axis=1))

@@ -38,6 +38,13 @@ def least_watts(state: State, tasks: Tasks, task: int, fits: Fits) -> int:
     return int(fits[(state.nodes.dynamic_w / state.nodes.cores)[fits].argmin()])
 
 
+def best_fit(state: State, tasks: Tasks, task: int, fits: Fits) -> int:
+    """The least sum of free shares of CPU and memory after placing."""
+    cpu = (state.used_cores[fits] + tasks.cores[task]) / state.nodes.cores[fits]
+    memory = (state.used_gb[fits] + tasks.memory_gb[task]) / state.nodes.memory_gb[fits]
+    return int(fits[(cpu + memory).argmax()])
+
+
 def balance_fit(state: State, tasks: Tasks, task: int, fits: Fits) -> int:
     """After placing, the free shares of CPU and memory close to each other, and both small."""
     cpu = 1.0 - (state.used_cores[fits] + tasks.cores[task]) / state.nodes.cores[fits]
@@ -99,6 +106,7 @@ RULES: dict[str, Callable[[np.random.Generator], Rule]] = {
     "marl": lambda rng: Nets(100, rng).rule,
     "marl-without-net": lambda _: without_nets,
     "least-watts": lambda _: least_watts,
+    "best-fit": lambda _: best_fit,
     "balance-fit": lambda _: balance_fit,
 }
 """What makes each rule, from the randomness that it has for itself."""

@@ -25,7 +25,7 @@ _TIERS = (
     (50, (8, 16), (32, 64), (50, 80), (60, 120)),
     (30, (2, 8), (8, 32), (15, 30), (20, 50)),
 )
-_SLACK = (1.5, 3.0, 5.0)
+SLACK = (1.5, 3.0, 5.0)
 """Deadline as a multiple of the run time, of priorities 0, 1 and 2."""
 
 
@@ -118,7 +118,7 @@ def run(nodes: Nodes, tasks: Tasks, rule: Rule) -> dict[str, float]:
 
 def _measured(nodes: Nodes, tasks: Tasks, started_s: Floats, dynamic_j: float, ticks: int) -> dict[str, float]:
     completion_s = started_s + tasks.run_s - tasks.arrival_s
-    in_time = completion_s <= tasks.run_s * np.array(_SLACK)[tasks.priority]
+    in_time = completion_s <= tasks.run_s * np.array(SLACK)[tasks.priority]
     done = ~np.isnan(started_s)
     idle_j = float(nodes.idle_w.sum()) * TICK_S * ticks
     return {
