@@ -18,6 +18,7 @@ from nodewise.core.raw import raw
 from nodewise.core.types import ClusterView, Floats, PodRequest, Rows, Scores
 from nodewise.policies.timed import EARLIEST_FINISH_TIME
 from nodewise_simulator.engine import Outcome
+from nodewise_simulator.fates import Fates, fates
 from nodewise_simulator.world import SimPod, World
 
 Children = Sequence[Sequence[tuple[int, float]]]
@@ -139,14 +140,14 @@ PLANS: Mapping[str, Callable[..., tuple[World, DagPolicy]]] = {"heft": heft, "pe
 """What has to see a world before it is played."""
 
 
-def job_metrics(world: World, outcomes: Sequence[Outcome]) -> dict[str, float]:
+def job_metrics(world: World, outcomes: Sequence[Outcome] | Fates) -> dict[str, float]:
     """Completion of whole jobs whose first pod is counted: mean and p95 [s], and ÷ the critical path at best [1].
 
     Jobs that did not end are left out; `jobs_unfinished` says how many.
     """
     job, run_s = job_of(world), true_run_s(world).min(axis=1)
     way_s = upward_rank(run_s[:, None], children_of(world))
-    ends = np.array([o.finished_s for o in outcomes])
+    ends = fates(world, outcomes).finished_s
     begins = np.array([pod.request.created_s for pod in world.pods])
     took, slow, unfinished = [], [], 0
     rows_of: list[list[int]] = [[] for _ in range(int(job.max()) + 1)]

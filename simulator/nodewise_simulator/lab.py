@@ -12,12 +12,12 @@ from pathlib import Path
 from nodewise.core.errors import UserError
 from nodewise.policies import LEARNED, ORACLE, POLICIES
 from nodewise_simulator import scenarios
-from nodewise_simulator.baselines import BASELINES, bounds
+from nodewise_simulator.baselines import BASELINES, ROLLOUT, bounds
 from nodewise_simulator.dag import PLANS
 from nodewise_simulator.metrics import UNITS, Result
 from nodewise_simulator.named import parameters
 from nodewise_simulator.packing.study import STUDY as OPENB_STATIC
-from nodewise_simulator.run import check_bundle, play, resolve
+from nodewise_simulator.run import AUTO, COMPILED, Stage, check_bundle, resolve
 from nodewise_simulator.sources import STUDIES
 from nodewise_simulator.studies import Study
 from nodewise_simulator.world import World
@@ -81,14 +81,16 @@ def higher_is_better(scenario: str) -> bool:
     return study is not None and study.higher_is_better
 
 
-def check(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None) -> None:
+def check(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None, simulator: str = AUTO) -> None:
     """Refuse what `play_seed` would refuse. Raises UserError."""
     study = _study(scenario)
     if study is None:
         check_bundle(policies, bundle)
         for name in policies:
             _player(name, bundle)
-        scenarios.make(scenario, seed)
+        stage = Stage(scenarios.make(scenario, seed), simulator)
+        for name in policies if simulator == COMPILED else ():
+            _check_compiled(stage.world, name, bundle)
         return
     _options(study, scenario)
     for name in policies:
@@ -121,33 +123,59 @@ def takes_trace(scenario: str) -> bool:
     return "trace" in signature(made_by).parameters
 
 
-def play_seed(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None) -> list[Result]:
-    """These policies on the same world of one seed. Raises UserError for an unknown scenario, policy or bundle."""
+def play_seed(
+    scenario: str, seed: int, policies: Sequence[str], bundle: Path | None = None, simulator: str = AUTO
+) -> list[Result]:
+    """These policies on the same world of one seed; `simulator`: see `run.Stage`, which baselines choose themselves.
+
+    Raises UserError for an unknown scenario, policy or bundle, and for what the engine that is asked for does not play.
+    """
     study = _study(scenario)
     if study is None:
         players = [_player(name, bundle) for name in policies]
-        world = scenarios.make(scenario, seed)
-        return [player(world) for player in players]
+        stage = Stage(scenarios.make(scenario, seed), simulator)
+        return [player(stage) for player in players]
     options = _options(study, scenario)
     return [Result(scenario, name, seed, study.play(name, seed, **options), ()) for name in policies]
 
 
-def _player(name: str, bundle: Path | None) -> Callable[[World], Result]:
+def play_on(stage: Stage, policy: str, bundle: Path | None = None) -> Result:
+    """A policy by name on a world that is made. Raises UserError for an unknown policy or bundle."""
+    return _player(policy, bundle)(stage)
+
+
+def _player(name: str, bundle: Path | None) -> Callable[[Stage], Result]:
     base, oracle = name.removesuffix(ORACLE), name.endswith(ORACLE)
     if name == BOUND:
         return _bound
     if name in BASELINES:
-        return lambda world: BASELINES[name].play(world, None)
+        return lambda stage: BASELINES[name].play(stage.world, None)
     if base in PLANS:
-        return lambda world: play(*PLANS[base](world, oracle=oracle), oracle=oracle)[0]
+
+        def planned(stage: Stage) -> Result:
+            world, policy = PLANS[base](stage.world, oracle=oracle)
+            return Stage(world, stage.simulator).play(policy, oracle=oracle)
+
+        return planned
     policy, oracle = resolve(name, bundle)
-    return lambda world: play(world, policy, oracle=oracle)[0]
+    return lambda stage: stage.play(policy, oracle=oracle)
 
 
-def _bound(world: World) -> Result:
-    least = bounds(world)
+def _bound(stage: Stage) -> Result:
+    least, world = bounds(stage.world), stage.world
     metrics = {"cost": least["cost_bound"], "completion_mean": least["completion_bound"]}
     return Result(world.scenario, BOUND, world.seed, metrics, ())
+
+
+def _check_compiled(world: World, name: str, bundle: Path | None) -> None:
+    """Refuse what the compiled engine does not play. Raises UserError."""
+    from nodewise_simulator.compiled.plays import check as check_plays
+
+    if name in (BOUND, ROLLOUT):
+        return
+    if name in BASELINES or name.endswith(ORACLE) or name in PLANS:
+        raise UserError(f"the compiled engine does not play {name!r}; leave it out, or take --simulator auto")
+    check_plays(world, resolve(name, bundle)[0])
 
 
 def _study(scenario: str) -> Study | None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nodewise.core import cost
 from nodewise.core.types import CostRates, SlaClass
 from nodewise_simulator.engine import Log, Outcome
+from nodewise_simulator.fates import Fates, fates, machines
+from nodewise_simulator.podtable import Asked
 from nodewise_simulator.totals import thirds, totals, unstable
-from nodewise_simulator.world import SimPod, World
+from nodewise_simulator.world import World
+
+Bools = NDArray[np.bool_]
 
 UNITS = {
     "completion_mean": "s",
@@ -37,6 +42,7 @@ UNITS = {
     "unstable": "0 or 1",
     "work_lost": "core-hours",
     "evictions": "pods",
+    "preemptions": "pods",
     "restarts": "pods",
     "cycles": "per pod",
     "held": "per pod",
@@ -61,83 +67,63 @@ class Result:
     """Node of each pod by arrival; empty for one that never got any."""
     completion_s: tuple[float, ...] = ()
     """Quantiles 0, 1, … 100 % of creation to end of the counted pods."""
+    simulator: str = ""
+    """The engine that played it: compiled or reference; empty for what plays itself."""
 
 
-def completions(world: World, outcomes: Sequence[Outcome]) -> tuple[float, ...]:
+def completions(world: World, outcomes: Sequence[Outcome] | Fates) -> tuple[float, ...]:
     """Quantiles of creation to end, as `Result.completion_s`; a pod that never ended ends when the last one did."""
-    last_s = _last_s(outcomes)
-    flow = [_end_s(o, last_s) - _created_s(o, p) for o, p in list(zip(outcomes, world.pods, strict=True))[world.warm :]]
-    return tuple(np.percentile(flow, np.arange(101)).tolist())
-
-
-def _last_s(outcomes: Sequence[Outcome]) -> float:
-    return max((o.finished_s for o in outcomes if not math.isnan(o.finished_s)), default=0.0)
-
-
-def _end_s(outcome: Outcome, last_s: float) -> float:
-    return last_s if math.isnan(outcome.finished_s) else outcome.finished_s
-
-
-def _created_s(outcome: Outcome, pod: SimPod) -> float:
-    """A pod that waited for its parents was created later than its manifest says."""
-    return pod.request.created_s if math.isnan(outcome.created_s) else outcome.created_s
+    of = fates(world, outcomes)
+    flow_s = (of.end_s - of.asked.created_s)[world.warm :]
+    return tuple(np.percentile(flow_s, np.arange(101)).tolist())
 
 
 def measure(
-    world: World, outcomes: Sequence[Outcome], rates: CostRates | None = None, log: Log | None = None
+    world: World, outcomes: Sequence[Outcome] | Fates, rates: CostRates | None = None, log: Log | None = None
 ) -> dict[str, float]:
     """The metrics of the counted pods. A pod that never ended counts as late and as ending when the last one did.
 
-    The whole cluster's are left out if there is no `log`.
+    The whole cluster's are left out if there is no `log`. What a pod cost is `cost.realised_cents`, for all at once.
     """
     rates = rates or CostRates()
-    nodes = {n.name: n for n in world.nodes}
-    last_s = _last_s(outcomes)
-    flow, wait, cents, joules = [], [], [], []
-    met: dict[SlaClass, list[bool]] = {k: [] for k in SlaClass}
-    unfinished, delay_cents = 0, 0.0
-    for outcome, pod in list(zip(outcomes, world.pods, strict=True))[world.warm :]:
-        request = pod.request
-        ended = not math.isnan(outcome.finished_s)
-        unfinished += not ended
-        end_s, created_s = _end_s(outcome, last_s), _created_s(outcome, pod)
-        begin_s = outcome.started_s if not math.isnan(outcome.started_s) else end_s
-        deadline_s = request.deadline_s if math.isnan(outcome.deadline_s) else outcome.deadline_s
-        run_s, flow_s = end_s - begin_s, end_s - created_s
-        late = not ended or end_s > deadline_s
-        drawn_j, share, price = 0.0, 0.0, 0.0
-        if outcome.node:
-            node = nodes[outcome.node]
-            room = node.cpu_allocatable_milli
-            drawn_j = float(cost.dynamic_joules(request.cpu_milli, room, node.idle_w, node.peak_w, run_s))
-            share, price = cost.dominant_share(request, node), node.price_usd_per_h
-        flow.append(flow_s)
-        wait.append(begin_s - created_s)
-        joules.append(drawn_j)
-        late = late and deadline_s < math.inf
-        delay_cents += cost.delay_cents_per_s(rates, request.sla) * flow_s + cost.late_cents(rates, request.sla) * late
-        if deadline_s < math.inf:
-            met[request.sla].append(not late)
-        cents.append(
-            cost.realised_cents(
-                rates, request, flow_s=flow_s, late=late, joules=drawn_j, share=share,
-                price_usd_per_h=price, run_s=run_s,
-            )
-        )  # fmt: skip
-    begin_s = world.pods[world.warm].request.created_s
-    every = [ok for oks in met.values() for ok in oks]
+    every = fates(world, outcomes)
+    of, last_s, counted = _counted(every, world.warm), every.last_s, len(every.node) - world.warm
+    ask = of.asked
+    ended, timed = ~np.isnan(of.finished_s), ask.deadline_s < math.inf
+    end_s = np.where(ended, of.finished_s, last_s)
+    begin_s = np.where(np.isnan(of.started_s), end_s, of.started_s)
+    run_s, flow_s = end_s - begin_s, end_s - ask.created_s
+    late = (~ended | (end_s > ask.deadline_s)) & timed
+    there = machines(world)
+    joules = there.joules(of.node, ask.cpu_milli, run_s)
+    price = there.price_usd_per_h[of.node] * rates.weights.cost
+    by_sla = np.array([(cost.delay_cents_per_s(rates, k), cost.late_cents(rates, k)) for k in SlaClass])[ask.sla]
+    delay = by_sla[:, 0] * flow_s + by_sla[:, 1] * late
+    held = cost.node_cents(there.share(of.node, ask), price, run_s)
+    cents = delay + cost.energy_cents(rates, joules) + held
+    since_s = float(every.asked.created_s[world.warm])
     made = {
-        "completion_mean": float(np.mean(flow)),
-        "completion_p95": float(np.percentile(flow, 95)),
-        "wait_mean": float(np.mean(wait)),
-        "sla": float(np.mean(every)) if every else 1.0,
-        "sla_production": float(np.mean(met[SlaClass.PRODUCTION])) if met[SlaClass.PRODUCTION] else 1.0,
-        "sla_batch": float(np.mean(met[SlaClass.BATCH])) if met[SlaClass.BATCH] else 1.0,
-        "energy": sum(joules) / 3600.0,
-        "energy_idle": sum(n.idle_w for n in world.nodes) * (last_s - begin_s) / 3600.0,
+        "completion_mean": float(np.mean(flow_s)),
+        "completion_p95": float(np.percentile(flow_s, 95)),
+        "wait_mean": float(np.mean(begin_s - ask.created_s)),
+        "sla": _met(late, timed),
+        "sla_production": _met(late, timed & (ask.sla == SlaClass.PRODUCTION)),
+        "sla_batch": _met(late, timed & (ask.sla == SlaClass.BATCH)),
+        "energy": float(joules.sum()) / 3600.0,
+        "energy_idle": sum(n.idle_w for n in world.nodes) * (last_s - since_s) / 3600.0,
         "cost": float(np.mean(cents)),
-        "unfinished": float(unfinished),
-        "unstable": float(unstable(world, outcomes)),
+        "unfinished": float(counted - ended.sum()),
+        "unstable": float(unstable(world, every)),
         **thirds(cents),
     }
-    return made if log is None else made | totals(world, outcomes, log, rates, begin_s, last_s, delay_cents)
+    return made if log is None else made | totals(world, every, log, rates, since_s, last_s, float(delay.sum()))
+
+
+def _counted(every: Fates, warm: int) -> Fates:
+    asked = Asked(*(getattr(every.asked, f.name)[warm:] for f in fields(Asked)))
+    return Fates(asked, every.node[warm:], every.started_s[warm:], every.finished_s[warm:])
+
+
+def _met(late: Bools, of: Bools) -> float:
+    """Share of those that were not late; 1 of none."""
+    return float(np.mean(~late[of])) if of.any() else 1.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,12 +15,21 @@ from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder
 from nodewise.policies.defer import split
 from nodewise.policies.waiting import with_waiting
 from nodewise_simulator import scenarios
+from nodewise_simulator.columns import PodColumns
 from nodewise_simulator.dag import job_metrics
 from nodewise_simulator.direct import Deferring, Defers, Direct
-from nodewise_simulator.engine import Engine
+from nodewise_simulator.engine import Engine, Log, Outcome
+from nodewise_simulator.fates import Fates, fates
 from nodewise_simulator.metrics import Result, completions, measure
 from nodewise_simulator.scheduler import KubeScheduler
 from nodewise_simulator.world import World
+
+if TYPE_CHECKING:
+    from nodewise_simulator.compiled.flat import Flat
+
+AUTO, COMPILED, REFERENCE = SIMULATORS = ("auto", "compiled", "reference")
+"""Who plays: the compiled engine where it models the world and the policy, else the reference engine; or only one."""
+Progress = Callable[[int], None]
 
 
 def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
@@ -51,14 +62,62 @@ def check_bundle(policies: Sequence[str], bundle: Path | None) -> None:
         raise UserError(f"--bundle {bundle} is for policy {LEARNED!r}, which is not asked for; add it, or leave it out")
 
 
+class Stage:
+    """A world to be played by several policies, and the engine that is asked for, of `SIMULATORS`.
+
+    The compiled engine's arrays are made once. Both engines give the same placements and the same metrics, but for
+    `decision_p50` and `decision_p99`, which only the reference engine has: it times each decision.
+    """
+
+    def __init__(self, world: World, simulator: str = AUTO) -> None:
+        """Raises UserError for an unknown engine."""
+        if simulator not in SIMULATORS:
+            raise UserError(f"there is no simulator {simulator!r}; choose one of {', '.join(SIMULATORS)}")
+        self.world, self.simulator = world, simulator
+
+    @cached_property
+    def flat(self) -> Flat:
+        """The world as arrays. Raises UserError if the compiled engine does not model it."""
+        from nodewise_simulator.compiled.flat import flatten
+
+        return flatten(self.world)
+
+    def play(self, policy: Policy, *, oracle: bool = False, progress: Progress | None = None) -> Result:
+        """One run to its end. Raises UserError if only the compiled engine may play it, and does not."""
+        from nodewise_simulator.compiled import plays  # without numba
+
+        if self.simulator == REFERENCE or (self.simulator == AUTO and (oracle or not plays.plays(self.world, policy))):
+            return play(self.world, policy, oracle=oracle, progress=progress)[0]
+        if oracle:
+            raise UserError(f"the compiled engine tells no policy the truth, as {policy.name}{ORACLE} wants")
+        plays.check(self.world, policy)
+        outcomes, log = plays.played(self.world, lambda: self.flat, policy, progress)
+        return result(self.world, policy.name, outcomes, log, COMPILED)
+
+
+def result(world: World, policy: str, outcomes: Sequence[Outcome] | Fates, log: Log, simulator: str) -> Result:
+    """What a run was worth."""
+    of = fates(world, outcomes)
+    metrics = measure(world, of, log=log)
+    if not isinstance(world.pods, PodColumns) and any(pod.parents for pod in world.pods):
+        metrics |= job_metrics(world, of)
+    names = np.array([*(n.name for n in world.nodes), ""], object)
+    return Result(
+        world.scenario, policy, world.seed, metrics, tuple(names[of.node].tolist()), completions(world, of), simulator
+    )
+
+
 def play(
     world: World,
     policy: Policy,
     *,
     oracle: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Result, Direct]:
-    """Run a world to its end with decisions taken in this process; a policy that `Defers` may hold pods."""
+    """Run a world to its end by the reference engine, with decisions taken in this process; the extender as it ended.
+
+    A policy that `Defers` may hold pods. See `Stage` for the engine that is the fastest.
+    """
     if isinstance(policy, Defers):
         direct: Direct = Deferring(world, policy, DEFAULT, policy.deferral(), oracle=oracle)
     else:
@@ -68,19 +127,15 @@ def play(
     )
     engine = Engine(world, scheduler, direct, progress)
     outcomes = engine.run()
-    metrics = measure(world, outcomes, log=engine.log)
-    if any(pod.parents for pod in world.pods):
-        metrics |= job_metrics(world, outcomes)
+    made = result(world, policy.name + (ORACLE if oracle else ""), outcomes, engine.log, REFERENCE)
     if direct.took_s:
         p50, p99 = np.percentile(direct.took_s, [50, 99]) * 1e3
-        metrics |= {"decision_p50": float(p50), "decision_p99": float(p99)}
-    name = policy.name + (ORACLE if oracle else "")
-    placements = tuple(o.node for o in outcomes)
-    return Result(world.scenario, name, world.seed, metrics, placements, completions(world, outcomes)), direct
+        made.metrics.update(decision_p50=float(p50), decision_p99=float(p99))
+    return made, direct
 
 
-def simulate(scenario: str, policy: str, seed: int, bundle: Path | None = None) -> Result:
-    """One run by name. Raises UserError for an unknown scenario, policy or bundle."""
+def simulate(scenario: str, policy: str, seed: int, bundle: Path | None = None, simulator: str = AUTO) -> Result:
+    """One run by name. Raises UserError for an unknown scenario, policy or bundle, or simulator."""
     check_bundle((policy,), bundle)
     found, oracle = resolve(policy, bundle)
-    return play(scenarios.make(scenario, seed), found, oracle=oracle)[0]
+    return Stage(scenarios.make(scenario, seed), simulator).play(found, oracle=oracle)

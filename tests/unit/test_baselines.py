@@ -116,9 +116,20 @@ def test_looking_ahead_leaves_room_for_who_comes_next() -> None:
     assert sees.metrics["completion_mean"] == 11.0
 
 
+def test_a_scenario_that_can_draws_other_pods_for_the_same_cluster_to_train_on() -> None:
+    tried = scenarios.make("random-clusters@nodes=6,per_node=300,warm=2", 2)
+    traces = [best_of_three.training_trace(tried, k) for k in range(2)]
+    assert [len(t.pods) for t in traces] == [12 + 1500] * 2
+    assert all(t.nodes == tried.nodes for t in traces)
+    runs = [{p.true_run_s.tobytes() for p in t.pods[:100]} for t in (tried, *traces)]
+    assert len(set.union(*runs)) == 300  # no pod of one is in another
+    assert {p.request.workload for t in traces for p in t.pods} == {p.request.workload for p in tried.pods}
+
+
 def test_the_rule_is_chosen_on_other_traces_of_the_same_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(best_of_three, "TRACES", 1)
     tried = scenarios.make("random-clusters@nodes=6,per_node=2,warm=17,load=1.2", 2)
+    tried = replace(tried, again=None)
     trace = best_of_three.training_trace(tried, 0)
     assert trace.nodes == tried.nodes
     assert len({p.request.uid for p in trace.pods}) == len(trace.pods) == len(tried.pods) == 114

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -30,9 +31,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     seen: list[tuple[str, str, int]] = []
     real = lab.play_seed
 
-    def noted(scenario: str, seed: int, policies: tuple[str, ...], bundle: Path | None = None) -> list[Result]:
+    def noted(scenario: str, seed: int, policies: tuple[str, ...], *given: Any) -> list[Result]:
         seen.extend((scenario, name, seed) for name in policies)
-        return real(scenario, seed, policies, bundle)
+        return real(scenario, seed, policies, *given)
 
     monkeypatch.setattr(lab, "play_seed", noted)
     return seen

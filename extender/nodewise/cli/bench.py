@@ -12,8 +12,9 @@ from nodewise.core.errors import UserError
 BENCHES = {
     "extender": "p50, p99 and CPU time per request at 100, 1,000 and 5,000 names, beside the HTTP floor",
     "scheduler": "pods/s of the real kube-scheduler at 1,000 nodes, without and with us (needs KUBEBUILDER_ASSETS)",
-    "fidelity": "the simulator's placements and retries beside the real kube-scheduler's (needs KUBEBUILDER_ASSETS)",
+    "fidelity": "placements, retries and preemptions beside the real kube-scheduler's (needs KUBEBUILDER_ASSETS)",
     "simulator": "decisions/s of the compiled engine beside the reference engine and SimPy (needs simpy)",
+    "memory": "peak memory, time and cost of one long run, metrics included",
     "training": "decisions/s of the compiled engine beside the reference engine, and what learning from one takes",
 }
 
@@ -21,9 +22,10 @@ BENCHES = {
 def command(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[extender|scheduler|fidelity|simulator|training]", help="Without it: the list."),
+        typer.Argument(metavar="[extender|scheduler|fidelity|simulator|memory|training]", help="Without it: the list."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many times everything is measured, in turn.")] = 5,
+    pods: Annotated[int, typer.Option(min=1, help="memory: how many pods the run has.")] = 1_000_000,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Measure the extender, the real kube-scheduler with and without it, the simulator, or training."""
@@ -46,11 +48,16 @@ def command(
             from nodewise_simulator.bench.simulator import bench_simulator
 
             rows = bench_simulator(rounds=rounds, progress=tell)
+        elif what == "memory":
+            from nodewise_simulator.bench.memory import bench_memory
+
+            rows = bench_memory(pods=pods, progress=tell)
         elif what == "fidelity":
             from nodewise_simulator.bench.fidelity import bench_fidelity
+            from nodewise_simulator.bench.preemptions import preemptions
             from nodewise_simulator.bench.retries import retries
 
-            rows = [*bench_fidelity(progress=tell), *retries(progress=tell).rows()]
+            rows = [*bench_fidelity(progress=tell), *retries(progress=tell).rows(), *preemptions(progress=tell)]
         else:
             from nodewise_simulator.bench.scheduler import bench_scheduler
 

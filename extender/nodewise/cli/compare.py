@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,23 @@ from nodewise.commit import commit
 from nodewise.core.errors import UserError
 
 _FEW = 5
+
+
+class Simulator(StrEnum):
+    """Which engine plays worlds."""
+
+    AUTO = "auto"
+    COMPILED = "compiled"
+    REFERENCE = "reference"
+
+
+SimulatorOption = Annotated[
+    Simulator,
+    typer.Option(
+        help="Who plays: the compiled engine, the reference engine, or auto: the compiled one where it models the "
+        "scenario and the policy. Both give the same figures; the compiled one is compiled once, which takes a minute."
+    ),
+]
 
 
 class Engine(StrEnum):
@@ -46,6 +63,7 @@ def command(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the seeds.")] = 1,
     engine: Annotated[Engine, typer.Option(help="local, or ray for the cluster of $RAY_ADDRESS.")] = Engine.LOCAL,
+    simulator: SimulatorOption = Simulator.AUTO,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for rows.json, rows.csv, runs.parquet, plots and report.html; runs are kept there."),
@@ -57,10 +75,10 @@ def command(
     chosen, numbers = names(policies, "--policies"), seeds(seed_list)
     if resume and out is None:
         raise UserError("--resume goes on from the runs of a folder; name it with --out")
-    from nodewise_simulator.compare import Grid, Kept, check, run, write
+    from nodewise_simulator.compare import Grid, Kept, check, run, simulators, write
 
     asked = _with_trace(scenarios, trace)
-    grid = Grid(asked, chosen, numbers, baseline, bundle)
+    grid = Grid(asked, chosen, numbers, baseline, bundle, simulator.value)
     grid.check()
     line = shlex.join(["nodewise", *sys.argv[1:]])
     if out is not None:
@@ -77,13 +95,25 @@ def command(
         write(out, grid, results, rows, {"command": line, "commit": commit()})
     note = _note(len(numbers))
     if output is Format.JSON:
-        document(rows, **({"note": note} if note else {}))
+        document(rows, simulators=simulators(results), **({"note": note} if note else {}))
         return
     table(rows)
+    if engines := played_by(simulators(results)):
+        console.print(engines)
     if note:
         console.print(note)
     if out is not None:
         console.print(f"{out / 'report.html'} holds these numbers with plots; beside it rows.csv and runs.parquet")
+
+
+def played_by(simulators: Sequence[Mapping[str, str]]) -> str:
+    """A line that says which engine played what; empty where nothing is to be said."""
+    by: dict[str, dict[str, None]] = {}
+    for each in simulators:
+        by.setdefault(each["simulator"], {})[each["policy"]] = None
+    if not by:
+        return ""
+    return "engine: " + "; ".join(f"{simulator} for {', '.join(policies)}" for simulator, policies in by.items())
 
 
 def _with_trace(scenarios: Sequence[str], trace: Path | None) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ COMMANDS = {
     "operator": "Watch a cluster: every pod's fate, how fast each kind of node is, what better placement is worth.",
     "advise": "Say what better placement would have been worth, from what was recorded.",
     "snapshot": "Write what was recorded of a cluster to one file.",
-    "sim": "Play what was recorded: a cluster as a scenario, or a journal of decisions.",
+    "sim": "Play what was recorded, a cluster or a journal of decisions; find the largest stable loads.",
     "data": "Look into the operator's store: inspect, stats, check, export.",
     "profile": "Measure how fast each kind of node runs four parametric workloads.",
     "crds": "Print the CustomResourceDefinitions.",

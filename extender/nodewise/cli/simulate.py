@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from nodewise.cli.output import Format, OutputOption, document, table
+from nodewise.cli.compare import Simulator, SimulatorOption, played_by
+from nodewise.cli.output import Format, OutputOption, console, document, table
 from nodewise.core.errors import UserError
 
 
@@ -19,19 +20,23 @@ def command(
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pods, nodes and hidden speeds.")] = 1,
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
+    simulator: SimulatorOption = Simulator.AUTO,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Run one policy through one scenario."""
     from nodewise_simulator import lab
-    from nodewise_simulator.compare import Grid, run
+    from nodewise_simulator.compare import Grid, run, simulators
 
     known = lab.policies_of(scenario)
     policy = policy or ("economic" if "economic" in known else known[0])
     if policy == "all":
         raise UserError(f"nodewise simulate runs one policy; all of {scenario}: nodewise compare --policies all")
-    grid = Grid((scenario,), (policy,), (seed,), bundle=bundle)
-    rows = [row for row in grid.rows(run(grid)) if not row.metric.endswith("_ratio")]
+    grid = Grid((scenario,), (policy,), (seed,), bundle=bundle, simulator=simulator.value)
+    results = run(grid)
+    rows = [row for row in grid.rows(results) if not row.metric.endswith("_ratio")]
     if output is Format.JSON:
-        document(rows)
-    else:
-        table(rows)
+        document(rows, simulators=simulators(results))
+        return
+    table(rows)
+    if told := played_by(simulators(results)):
+        console.print(told)

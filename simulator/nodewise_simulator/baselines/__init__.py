@@ -19,7 +19,7 @@ from nodewise_simulator.metrics import Result
 from nodewise_simulator.run import play
 from nodewise_simulator.world import World
 
-__all__ = ["BASELINES", "Baseline", "bounds"]
+__all__ = ["BASELINES", "ROLLOUT", "Baseline", "bounds"]
 
 Progress = Callable[[int], None]
 

@@ -1,9 +1,9 @@
 """`best-of-three`: of three rules the one that was cheapest on training traces of this very cluster.
 
-No fixed rule is the best everywhere, so this is what a careful operator without learning would do. Training traces are
-made of what was seen before the first counted pod: blocks of consecutive pods, drawn with replacement, come at the
-intervals at which they came, so that bursts, workloads and hidden run times are this cluster's while the counted pods
-stay unseen.
+No fixed rule is the best everywhere, so this is what a careful operator without learning would do. A scenario that can
+draws other arrivals and pods for the same cluster (`World.again`). Elsewhere training traces are made of what was seen
+before the first counted pod: blocks of consecutive pods, drawn with replacement, come at the intervals at which they
+came, so that bursts, workloads and hidden run times are this cluster's while the counted pods stay unseen.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.pods import pod_request
 from nodewise.core.units import stamp
+from nodewise_simulator.columns import PodColumns
 from nodewise_simulator.metrics import Result
-from nodewise_simulator.run import play, resolve
+from nodewise_simulator.run import Stage, resolve
 from nodewise_simulator.world import SimPod, World, quantised
 
 NAME = "best-of-three"
@@ -33,21 +34,27 @@ _LEAST = 100
 def play_best(world: World, progress: Callable[[int], None] | None = None) -> Result:
     """Play a world with the rule chosen for it. Raises UserError if there is no history to choose by."""
     policy, oracle = resolve(chosen(world))
-    return replace(play(world, policy, oracle=oracle, progress=progress)[0], policy=NAME)
+    return replace(Stage(world).play(policy, oracle=oracle, progress=progress), policy=NAME)
 
 
 def chosen(world: World) -> str:
     """The rule of the least mean cost on the training traces. Raises UserError if there is no history."""
-    made = [training_trace(world, k) for k in range(TRACES)]
-    cents = {name: np.mean([play(w, resolve(name)[0])[0].metrics["cost"] for w in made]) for name in CHOICES}
+    made = [Stage(training_trace(world, k)) for k in range(TRACES)]
+    cents = {name: np.mean([s.play(resolve(name)[0]).metrics["cost"] for s in made]) for name in CHOICES}
     return min(CHOICES, key=lambda name: cents[name])
 
 
 def training_trace(world: World, number: int) -> World:
-    """A trace of pods as they were before the counted ones, on the same nodes.
+    """Another trace of the same cluster, of at most 1,500 counted pods.
 
-    Raises UserError if they are fewer than 100, or depend on each other.
+    Raises UserError where it has to be made of the pods before the counted ones, and these are fewer than 100 or depend
+    on each other.
     """
+    size = world.warm + min(_MOST, len(world.pods) - world.warm)
+    if world.again is not None:
+        other = world.again(number)
+        pods = other.pods
+        return replace(other, pods=pods.part(0, size) if isinstance(pods, PodColumns) else pods[:size])
     if world.warm < _LEAST or any(p.parents for p in world.pods):
         raise UserError(
             f"{NAME} learns from the pods before the counted ones, independent of each other and at least {_LEAST};"
@@ -58,14 +65,13 @@ def training_trace(world: World, number: int) -> World:
     created_s = np.array([p.request.created_s for p in seen])
     gap_s = np.diff(created_s, prepend=0.0)
     block = min(_BLOCK, world.warm // 2)
-    size = world.warm + min(_MOST, len(world.pods) - world.warm)
     begins = rng.integers(0, world.warm - block + 1, -(-size // block))
     take = (begins[:, None] + np.arange(block)).ravel()[:size]
     at_s = np.cumsum(gap_s[take])
-    pods = tuple(
+    drawn = tuple(
         _again(seen[k], quantised(float(s)), place) for place, (k, s) in enumerate(zip(take, at_s, strict=True))
     )
-    return replace(world, pods=pods)
+    return replace(world, pods=drawn)
 
 
 def _again(pod: SimPod, now_s: float, number: int) -> SimPod:

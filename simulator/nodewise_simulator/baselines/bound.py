@@ -14,6 +14,7 @@ The program is solved for a sample: prices only have to be good, the bound holds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -180,7 +181,7 @@ def _room(node: NodeSpec) -> tuple[float, float, float]:
     return node.cpu_allocatable_milli, node.memory_allocatable_bytes, node.gpus_allocatable_milli
 
 
-def _fastest(world: World, pods: tuple[SimPod, ...], nodes: list[NodeSpec]) -> Floats:
+def _fastest(world: World, pods: Sequence[SimPod], nodes: list[NodeSpec]) -> Floats:
     """The least factor that drifts ever put on run times [P, G]."""
     made = np.ones((len(pods), len(nodes)))
     for drift in world.drifts:

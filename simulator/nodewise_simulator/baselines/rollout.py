@@ -55,9 +55,8 @@ def play_rollout(
     step(state, len(world.pods) + 1)
     outcomes = state.outcomes(flat.names)
     metrics = measure(world, outcomes)
-    return Result(
-        world.scenario, NAME, world.seed, metrics, tuple(o.node for o in outcomes), completions(world, outcomes)
-    )
+    nodes = tuple(o.node for o in outcomes)
+    return Result(world.scenario, NAME, world.seed, metrics, nodes, completions(world, outcomes), "compiled")
 
 
 def _cheapest(flat: Flat, step: Step, before: State, p: int, until: int, candidates: int, least: Floats) -> State:

@@ -7,16 +7,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nodewise.core.errors import UserError
+from nodewise_simulator.compare.grid import Grid, simulators
 from nodewise_simulator.compare.plots import PICTURES, pictures
 from nodewise_simulator.compare.report import report
 from nodewise_simulator.compare.rows import Row
 from nodewise_simulator.metrics import Result
-
-if TYPE_CHECKING:
-    from nodewise_simulator.compare.grid import Grid
 
 ROWS, RUNS, REPORT = "rows", "runs.parquet", "report.html"
 
@@ -25,10 +23,16 @@ def write(folder: Path, grid: Grid, results: Sequence[Result], rows: Sequence[Ro
     """Write all of them; `about` says what made them: {command, commit}.
 
     rows.json and rows.csv hold the numbers with their intervals, runs.parquet one row per scenario, policy, seed and
-    metric. Raises UserError if a file cannot be written.
+    metric, with the engine that played it. Raises UserError if a file cannot be written.
     """
+    played_by = simulators(results)
     try:
-        whole = {**about, "seeds": grid.seeds, "rows": [_finite(row.as_dict()) for row in rows]}
+        whole = {
+            **about,
+            "seeds": grid.seeds,
+            "simulators": played_by,
+            "rows": [_finite(row.as_dict()) for row in rows],
+        }
         (folder / f"{ROWS}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
         with (folder / f"{ROWS}.csv").open("w", newline="") as out:
             table = csv.DictWriter(out, list(Row.__dataclass_fields__))
@@ -38,7 +42,7 @@ def write(folder: Path, grid: Grid, results: Sequence[Result], rows: Sequence[Ro
         drawn = pictures(grid, results, rows)
         for name, svg in drawn.items():
             (folder / f"{name}.svg").write_text(svg)
-        (folder / REPORT).write_text(report(grid, rows, drawn, about))
+        (folder / REPORT).write_text(report(grid, rows, drawn, about, played_by))
     except OSError as error:
         raise UserError(f"{error.filename} cannot be written ({error.strerror}); name another folder") from error
 
@@ -56,15 +60,15 @@ def _parquet(path: Path, results: Sequence[Result], about: Mapping[str, str]) ->
 
     path.unlink(missing_ok=True)
     rows = [
-        (r.scenario, r.policy, r.seed, metric, value, about["commit"], about["command"])
+        (r.scenario, r.policy, r.seed, metric, value, about["commit"], about["command"], r.simulator)
         for r in results for metric, value in r.metrics.items()
     ]  # fmt: skip
     with duckdb.connect() as db:
         db.execute(
             "CREATE TABLE runs (scenario VARCHAR, policy VARCHAR, seed BIGINT, metric VARCHAR, value DOUBLE, "
-            "commit VARCHAR, command VARCHAR)"
+            "commit VARCHAR, command VARCHAR, simulator VARCHAR)"
         )
-        db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         db.execute(f"COPY (SELECT * FROM runs ORDER BY ALL) TO '{str(path).replace(chr(39), chr(39) * 2)}'")  # noqa: S608
 
 

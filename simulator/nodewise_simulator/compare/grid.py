@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from nodewise_simulator import lab
 from nodewise_simulator.compare.kept import Kept
 from nodewise_simulator.compare.rows import Row, rows_of
 from nodewise_simulator.metrics import Result
+from nodewise_simulator.run import AUTO
 from nodewise_simulator.workers import Workers
 
 ALL = "all"
@@ -31,6 +32,8 @@ class Grid:
     seeds: tuple[int, ...]
     baseline: str = ""
     bundle: Path | None = None
+    simulator: str = AUTO
+    """Who plays, of `nodewise_simulator.run.SIMULATORS`."""
 
     def of(self, scenario: str) -> tuple[str, ...]:
         """The policies that run in a scenario."""
@@ -49,7 +52,7 @@ class Grid:
         for scenario in self.scenarios:
             if self.baseline_of(scenario) not in self.of(scenario):
                 raise UserError(f"baseline {self.baseline!r} is not among the compared policies; add it to --policies")
-            lab.check(scenario, self.seeds[0], self.of(scenario), self.bundle)
+            lab.check(scenario, self.seeds[0], self.of(scenario), self.bundle, self.simulator)
 
     def rows(self, results: Sequence[Result]) -> list[Row]:
         """The numbers of all scenarios, from the results of the whole grid in any order."""
@@ -74,12 +77,12 @@ def run(
     grid.check()
     results = kept.take(grid) if kept else []
     done = {(r.scenario, r.policy, r.seed) for r in results}
-    work: list[tuple[str, int, tuple[str, ...], Path | None]] = []
+    work: list[tuple[str, int, tuple[str, ...], Path | None, str]] = []
     for scenario in grid.scenarios:
         for seed in grid.seeds:
             left = tuple(name for name in grid.of(scenario) if (scenario, name, seed) not in done)
             if left:
-                work.append((scenario, seed, left, grid.bundle))
+                work.append((scenario, seed, left, grid.bundle, grid.simulator))
     before, units = len(grid.scenarios) * len(grid.seeds) - len(work), len(grid.scenarios) * len(grid.seeds)
     if engine == "ray":
         made = _on_ray(work)
@@ -96,6 +99,15 @@ def run(
     return results
 
 
+def simulators(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Which engine played what: {scenario, policy, simulator}; both, with a comma, where seeds differ."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for r in results:
+        if r.simulator:
+            found.setdefault((r.scenario, r.policy), set()).add(r.simulator)
+    return [{"scenario": s, "policy": p, "simulator": ",".join(sorted(by))} for (s, p), by in sorted(found.items())]
+
+
 def compare(
     scenario: str,
     policies: Sequence[str],
@@ -105,19 +117,17 @@ def compare(
     bundle: Path | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
+    simulator: str = AUTO,
 ) -> list[Row]:
     """The numbers of one scenario; see `run`. Raises UserError."""
-    grid = Grid((scenario,), tuple(policies), tuple(seeds), baseline, bundle)
+    grid = Grid((scenario,), tuple(policies), tuple(seeds), baseline, bundle, simulator)
     return grid.rows(run(grid, jobs=jobs, progress=progress))
 
 
-def _named(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None) -> list[Result]:
+def _named(scenario: str, seed: int, policies: Sequence[str], bundle: Path | None, simulator: str) -> list[Result]:
     """As `lab.play_seed`, by the names that were asked for: a learned policy calls itself as its card does."""
-    played = lab.play_seed(scenario, seed, policies, bundle)
-    return [
-        Result(scenario, name, seed, r.metrics, r.placements, r.completion_s)
-        for name, r in zip(policies, played, strict=True)
-    ]
+    played = lab.play_seed(scenario, seed, policies, bundle, simulator)
+    return [replace(r, scenario=scenario, policy=name, seed=seed) for name, r in zip(policies, played, strict=True)]
 
 
 def _here(work: Sequence[tuple[Any, ...]], jobs: int) -> Iterator[list[Result]]:

@@ -34,8 +34,11 @@ _CAPTIONS = {
 }
 
 
-def report(grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: Mapping[str, str]) -> str:
-    """The page; `pictures` are SVG by name, `about` is {command, commit}."""
+def report(
+    grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: Mapping[str, str],
+    played_by: Sequence[Mapping[str, str]] = (),
+) -> str:  # fmt: skip
+    """The page; `pictures` are SVG by name, `about` is {command, commit}, `played_by` as of `grid.simulators`."""
     seeds = ", ".join(map(str, grid.seeds)) if len(grid.seeds) < 4 else f"{grid.seeds[0]} to {grid.seeds[-1]}"
     counted = (
         f"{len(grid.seeds)} seeds ({seeds}). In brackets: 95 % bootstrap intervals over seeds; ratios are of totals, "
@@ -48,7 +51,7 @@ def report(grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: 
     ]
     for scenario in grid.scenarios:
         of_scenario = [row for row in rows if row.scenario == scenario]
-        body += [f"<h2>{escape(scenario)}</h2>", _table(of_scenario)]
+        body += [f"<h2>{escape(scenario)}</h2>", _table(of_scenario), _played_by(scenario, played_by)]
     for name in PICTURES:
         if name in pictures:
             body += [f"<h2>{_TITLES[name]}</h2><p>{escape(_CAPTIONS[name])}</p>", _inline(pictures[name])]
@@ -57,6 +60,18 @@ def report(grid: Grid, rows: Sequence[Row], pictures: Mapping[str, str], about: 
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
+
+
+def _played_by(scenario: str, played_by: Sequence[Mapping[str, str]]) -> str:
+    """Which engine played which policies."""
+    by: dict[str, list[str]] = {}
+    for each in played_by:
+        if each["scenario"] == scenario:
+            by.setdefault(each["simulator"], []).append(each["policy"])
+    if not by:
+        return ""
+    told = "; ".join(f"{simulator}: {', '.join(policies)}" for simulator, policies in by.items())
+    return f"<p><small>Played by the engine {escape(told)}. Both place every pod alike.</small></p>"
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -60,6 +60,7 @@ def _in_burst(rng: np.random.Generator, grid_s: Floats, run_s: float) -> np.ndar
     now_s = rng.exponential(gap_s)
     while now_s < grid_s[-1]:
         long_s = run_s * math.exp(rng.uniform(math.log(low), math.log(high)))
-        inside[(grid_s >= now_s) & (grid_s < now_s + long_s)] = True
+        begin, end = np.searchsorted(grid_s, [now_s, now_s + long_s])
+        inside[begin:end] = True
         now_s += long_s + rng.exponential(gap_s)
     return inside

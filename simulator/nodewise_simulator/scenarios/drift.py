@@ -12,6 +12,7 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise_simulator.physics import Drift
+from nodewise_simulator.podtable import forms
 from nodewise_simulator.scenarios.hetero import hetero
 from nodewise_simulator.world import World
 
@@ -29,7 +30,7 @@ def drift(
     made = hetero(seed, load=load, mix=mix, pods=pods, warm=warm)
     at_s = made.pods[warm + pods // 3].request.created_s
     rng = np.random.default_rng([seed, 11])
-    workloads = sorted({p.request.workload for p in made.pods})
+    workloads = sorted({r.workload for r in forms(made.pods).requests})
     pairs = [(w, c) for w in workloads for c in made.classes]
     chosen = rng.permutation(len(pairs))[: len(pairs) // 2]
     drifts = [Drift(at_s, factor if k % 2 else 1.0 / factor, *pairs[at]) for k, at in enumerate(chosen)]

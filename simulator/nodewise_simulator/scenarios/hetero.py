@@ -8,6 +8,7 @@ seed: the class's CoreMark, an exponent for how much a workload follows it, and 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats, SlaClass
-from nodewise_simulator.world import SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
+from nodewise_simulator.columns import PodColumns, Template, told
+from nodewise_simulator.scenarios.draws import chosen
+from nodewise_simulator.world import QUANTUM_S, World, node_manifest, world
 
 _GIB = 2.0**30
 
@@ -138,17 +141,8 @@ def _cluster(
         for m in machines for k in range(m.count)
     ]  # fmt: skip
     names = tuple(f"{m.instance_type}/{m.gpu}" if m.gpu else m.instance_type for m in machines)
-    made, now_s, rate = [], 0.0, _arrivals_per_s(workloads, machines, load) * size
-    odds = np.array([w.share for w in workloads])
-    total = warm + pods
-    for index in range(total):
-        # Thinning: arrivals follow a wave of ±30 % (Lewis and Shedler 1979).
-        while True:
-            now_s += rng.exponential(1.0 / (1.3 * rate))
-            if rng.random() * 1.3 < 1.0 + 0.3 * math.sin(2.0 * math.pi * now_s * pace / _PERIOD_S):
-                break
-        workload_index = int(rng.choice(len(workloads), p=odds / odds.sum()))
-        made.append(_pod(index, quantised(now_s), workload_index, workloads[workload_index], shares, rng))
+    rate = _arrivals_per_s(workloads, machines, load) * size
+    made = _pods(workloads, shares, rate, pace, warm + pods, rng)
     return world(scenario, seed, nodes, names, made, warm=warm)
 
 
@@ -190,32 +184,61 @@ def _arrivals_per_s(workloads: list[_Workload], machines: tuple[_Machine, ...], 
     return load * _CPU_MILLI * float(counts.sum()) / core_s
 
 
-def _pod(
-    index: int, now_s: float, workload_index: int, workload: _Workload, shares: tuple[float, ...],
+def _pods(
+    workloads: list[_Workload], shares: tuple[float, ...], rate: float, pace: float, pods: int,
     rng: np.random.Generator,
-) -> SimPod:  # fmt: skip
-    size = float(np.exp(rng.normal(0.0, workload.size_spread)))
-    usual_s = workload.base_s * size
-    drawn = float(np.exp(rng.normal(0.0, workload.noise)))
-    true_s = usual_s * drawn / workload.speed
-    told_s = usual_s * float(np.exp(rng.normal(0.0, 0.15)))
-    sla = SlaClass(int(rng.choice(3, p=shares)))
-    slack = rng.uniform(1.5, 3.5) if sla is SlaClass.PRODUCTION else rng.uniform(3.0, 8.0)
-    annotations = {"nodewise.dev/sla-class": _SLA_NAME[sla], "nodewise.dev/workload": workload.name}
-    if sla is not SlaClass.BEST_EFFORT:
-        annotations["nodewise.dev/deadline-seconds"] = f"{usual_s * slack:.3f}"
-    if workload_index in _DESCRIBED:
-        annotations["nodewise.dev/expected-seconds"] = f"{told_s:.3f}"
-    requests = {"cpu": f"{workload.cpu_milli:.0f}m", "memory": f"{workload.memory_gib * 1024:.0f}Mi"}
-    archs = ["amd64"] if workload_index in _AMD64_ONLY else ["amd64", "arm64"]
-    if workload_index in _GPU_WORKLOADS:
-        archs, requests["nvidia.com/gpu"] = ["amd64"], "1"
-    name = f"{workload.name}-{index:05d}"
+) -> PodColumns:  # fmt: skip
+    odds = np.array([w.share for w in workloads])
+    share_draw, size, luck, guess, class_draw, slack = (made := _draws(rate, pace, pods, rng)).T[1:]
+    of = chosen(odds / odds.sum(), share_draw)
+
+    def per_workload(value: Callable[[_Workload], float]) -> Floats:
+        return np.array([value(w) for w in workloads])[of]
+
+    noise = per_workload(lambda w: w.noise)
+    usual_s = per_workload(lambda w: w.base_s) * np.exp(size * per_workload(lambda w: w.size_spread))
+    factor = np.exp(luck * noise)
+    sla = chosen(np.array(shares), class_draw)
+    after = np.where(sla == SlaClass.PRODUCTION, 1.5 + (3.5 - 1.5) * slack, 3.0 + (8.0 - 3.0) * slack)
+    deadline_s = np.where(sla == SlaClass.BEST_EFFORT, math.inf, usual_s * after)
+    expected_s = np.where(np.isin(of, _DESCRIBED), usual_s * np.exp(guess * 0.15), math.nan)
+    speed = np.array([w.speed for w in workloads])[of]
+    return PodColumns(
+        templates=tuple(_template(k, w, s) for k, w in enumerate(workloads) for s in SlaClass),
+        template=of * len(SlaClass) + sla,
+        created_s=np.rint(made[:, 0] / QUANTUM_S) * QUANTUM_S,
+        cpu_milli=per_workload(lambda w: w.cpu_milli),
+        memory_bytes=per_workload(lambda w: w.memory_gib * _GIB),
+        gpus_milli=np.where(np.isin(of, _GPU_WORKLOADS), 1000.0, 0.0),
+        deadline_after_s=told(deadline_s),
+        expected_s=told(expected_s),
+        true_run_s=np.maximum((usual_s * factor)[:, None] / speed, QUANTUM_S),
+        sensitivity=per_workload(lambda w: w.sensitivity),
+        noise=noise,
+        noise_factor=factor,
+        owner=np.arange(pods),
+    )
+
+
+def _draws(rate: float, pace: float, pods: int, rng: np.random.Generator) -> Floats:
+    """When each pod arrives, and what is drawn for it: workload, size, noise, the author's error, SLA class, slack."""
+    normal, uniform, gap, scale_s = rng.standard_normal, rng.random, rng.standard_exponential, 1.0 / (1.3 * rate)
+    made, now_s = np.empty((pods, 7)), 0.0
+    for k in range(pods):
+        # Thinning: arrivals follow a wave of ±30 % (Lewis and Shedler 1979).
+        while True:
+            now_s += scale_s * gap()
+            if uniform() * 1.3 < 1.0 + 0.3 * math.sin(2.0 * math.pi * now_s * pace / _PERIOD_S):
+                break
+        made[k] = now_s, uniform(), normal(), normal(), normal(), uniform(), uniform()
+    return made
+
+
+def _template(index: int, workload: _Workload, sla: SlaClass) -> Template:
+    said = {"nodewise.dev/sla-class": _SLA_NAME[sla], "nodewise.dev/workload": workload.name}
+    archs = ["amd64"] if index in (*_AMD64_ONLY, *_GPU_WORKLOADS) else ["amd64", "arm64"]
     spec = {"priority": PRIORITY_CLASSES[_SLA_NAME[sla]], "affinity": _runs_on(archs)}
-    manifest = pod_manifest(name, now_s, annotations, requests, **spec)
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
-    manifest["metadata"]["ownerReferences"] = [owner]
-    return sim_pod(manifest, true_s, workload.sensitivity, noise=workload.noise, noise_factor=drawn)
+    return Template(workload.name, said, spec)
 
 
 def _runs_on(archs: list[str]) -> dict[str, Any]:

@@ -7,16 +7,20 @@ of this folder says where each constant comes from.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats, SlaClass
+from nodewise_simulator.columns import Ints, PodColumns, Template, told
 from nodewise_simulator.scenarios.arrivals import Wave, arrivals
 from nodewise_simulator.scenarios.capacity import Capacity, fluid_capacity
-from nodewise_simulator.world import SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
+from nodewise_simulator.scenarios.draws import NORMAL, UNIFORM, chosen, draws
+from nodewise_simulator.world import QUANTUM_S, World, node_manifest, world
 
 _GIB = 2.0**30
 MODES = ("immediate", "dispatch")
@@ -104,18 +108,21 @@ def cluster(seed: int, nodes: int, mode: str) -> Cluster:
 
 def random_clusters(
     seed: int, load: float = 0.7, nodes: int = 40, mode: str = "immediate", per_node: int = 150, warm: int = 50,
-    burst: float = 2.2, wave: float = 0.3,
+    burst: float = 2.2, wave: float = 0.3, trace_seed: int = -1,
 ) -> World:  # fmt: skip
     """A random cluster at `load` of its fluid capacity over the counted part: `per_node` pods a node, after `warm`.
 
     `mode` immediate: a pod is bound as soon as it fits somewhere; dispatch: it goes to a node's queue when it arrives.
-    `burst` and `wave` are the height of bursts and of the sinusoid; 1 and 0 leave Poisson arrivals. Raises UserError
-    for an unknown mode or a number that makes no sense.
+    `burst` and `wave` are the height of bursts and of the sinusoid; 1 and 0 leave Poisson arrivals. `trace_seed` draws
+    other arrivals and pods for the cluster of `seed` (-1: the seed's own). Raises UserError for an unknown mode or a
+    number that makes no sense.
     """
     if mode not in MODES:
         raise UserError(f"mode {mode!r} of scenario random-clusters is unknown; choose one of {', '.join(MODES)}")
     if not 0.0 < load < 2.0 or nodes < len(_TYPES) or per_node < 1 or warm < 0:
         raise UserError("scenario random-clusters needs 0 < load < 2, nodes >= 6, per_node >= 1 and warm >= 0")
+    if trace_seed < -1:
+        raise UserError("scenario random-clusters needs trace_seed >= 0, or -1 for the trace of the seed")
     if not 1.0 <= burst <= 10.0 or not 0.0 <= wave < 1.0:
         raise UserError("scenario random-clusters needs 1 <= burst <= 10 and 0 <= wave < 1")
     drawn = cluster(seed, nodes, mode)
@@ -128,16 +135,27 @@ def random_clusters(
         for t, count in zip(_TYPES, drawn.counts, strict=True) for k in range(count)
     ]  # fmt: skip
     # Streams of their own: whatever the load, a seed has the same pods in the same order.
-    when, rng = np.random.default_rng([seed, 7, 1]), np.random.default_rng([seed, 7, 2])
+    stream = [seed, 7] if trace_seed in (-1, seed) else [seed, 7, 3, trace_seed]
+    when, rng = np.random.default_rng([*stream, 1]), np.random.default_rng([*stream, 2])
     rhythm = Wave(burst, wave, drawn.capacity.run_s)
     times = arrivals(when, rhythm, load * drawn.capacity.pods_per_s, warm * nodes, per_node * nodes)
     odds = np.array([k.share for k in drawn.kinds])
     of_kind = rng.choice(_KINDS, len(times), p=odds / odds.sum())
-    pods = [
-        _pod(k, quantised(float(now_s)), drawn.kinds[of_kind[k]], drawn.sla_odds, rng) for k, now_s in enumerate(times)
-    ]
+    pods = _pods(np.rint(times / QUANTUM_S) * QUANTUM_S, of_kind, drawn, rng)
     names = tuple(t.name for t in _TYPES)
-    return world("random-clusters", seed, manifests, names, pods, warm=warm * nodes, fifo=mode == "dispatch")
+    same = {
+        "seed": seed, "load": load, "nodes": nodes, "mode": mode, "per_node": per_node, "warm": warm, "burst": burst,
+        "wave": wave,
+    }  # fmt: skip
+    again = partial(_again, same, max(trace_seed, seed))
+    return world(
+        "random-clusters", seed, manifests, names, pods, warm=warm * nodes, fifo=mode == "dispatch", again=again
+    )
+
+
+def _again(same: Mapping[str, Any], used: int, number: int) -> World:
+    """With another trace than those of the seeds up to `used`."""
+    return random_clusters(**same, trace_seed=used + 1 + number)
 
 
 def _counts(shares: Floats, nodes: int) -> tuple[int, ...]:
@@ -185,25 +203,40 @@ def _capacity(kinds: tuple[Kind, ...], counts: tuple[int, ...], mode: str) -> Ca
     return fluid_capacity(shares, hold_s, wants, np.stack([cores, memory], axis=1) * number[:, None])
 
 
-def _pod(index: int, now_s: float, kind: Kind, sla_odds: Floats, rng: np.random.Generator) -> SimPod:
-    told_s = kind.base_s * float(np.exp(rng.normal(0.0, _SIZE_SPREAD)))
-    drawn = float(np.exp(rng.normal(0.0, kind.noise)))
-    sla = _SLA[int(rng.choice(len(_SLA), p=sla_odds))]
-    annotations = {
-        "nodewise.dev/sla-class": _SLA_NAMES[sla],
-        "nodewise.dev/workload": kind.name,
-        "nodewise.dev/expected-seconds": f"{told_s:.3f}",
-    }
-    slack = rng.random()
-    if sla is not SlaClass.BEST_EFFORT:
-        low, high = _SLACK[sla]
-        annotations["nodewise.dev/deadline-seconds"] = f"{told_s * (low + (high - low) * slack):.3f}"
-    name = f"{kind.name}-{index:05d}"
-    requests = {"cpu": f"{kind.cores * 1000:.0f}m", "memory": f"{kind.memory_gib * 1024:.0f}Mi"}
-    manifest = pod_manifest(name, now_s, annotations, requests, priority=_PRIORITIES[sla], affinity=_ANYWHERE)
-    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": f"{name}-job", "controller": True}
-    manifest["metadata"]["ownerReferences"] = [owner]
-    return sim_pod(manifest, told_s * drawn / kind.speed, kind.sensitivity, noise=kind.noise, noise_factor=drawn)
+def _pods(created_s: Floats, of_kind: Ints, drawn: Cluster, rng: np.random.Generator) -> PodColumns:
+    size, luck, class_draw, slack = draws(rng, len(created_s), (NORMAL, NORMAL, UNIFORM, UNIFORM)).T
+
+    def per_kind(of: Callable[[Kind], float]) -> Floats:
+        return np.array([of(k) for k in drawn.kinds])[of_kind]
+
+    noise = per_kind(lambda k: k.noise)
+    median_s = per_kind(lambda k: k.base_s) * np.exp(size * _SIZE_SPREAD)
+    factor = np.exp(luck * noise)
+    sla = chosen(drawn.sla_odds, class_draw)
+    low, high = np.array([*_SLACK, (math.inf, math.inf)])[sla].T
+    with np.errstate(invalid="ignore"):  # inf less inf
+        after_s = np.where(sla == SlaClass.BEST_EFFORT, math.inf, median_s * (low + (high - low) * slack))
+    speed = np.array([k.speed for k in drawn.kinds])[of_kind]
+    return PodColumns(
+        templates=tuple(_template(k, s) for k in drawn.kinds for s in _SLA),
+        template=of_kind * len(_SLA) + sla,
+        created_s=created_s,
+        cpu_milli=per_kind(lambda k: k.cores * 1000.0),
+        memory_bytes=per_kind(lambda k: k.memory_gib * _GIB),
+        gpus_milli=np.zeros(len(sla)),
+        deadline_after_s=told(after_s),
+        expected_s=told(median_s),
+        true_run_s=np.maximum((median_s * factor)[:, None] / speed, QUANTUM_S),
+        sensitivity=per_kind(lambda k: k.sensitivity),
+        noise=noise,
+        noise_factor=factor,
+        owner=np.arange(len(sla)),
+    )
+
+
+def _template(kind: Kind, sla: SlaClass) -> Template:
+    said = {"nodewise.dev/sla-class": _SLA_NAMES[sla], "nodewise.dev/workload": kind.name}
+    return Template(kind.name, said, {"priority": _PRIORITIES[sla], "affinity": _ANYWHERE})
 
 
 _TERM: dict[str, Any] = {
