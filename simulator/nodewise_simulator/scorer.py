@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from nodewise.core.errors import UserError
+from nodewise_simulator.compiled import fuse
 
 F32 = NDArray[np.float32]
 
@@ -213,7 +214,7 @@ def _residuals(y: F32, m: Any, weights: F32, at: Any, units: Any, out: F32) -> N
         out[i] = total
 
 
-@njit(error_model="numpy", nogil=True, fastmath={"contract"})
+@fuse.njit(error_model="numpy", nogil=True, fastmath={"contract"}, _nrt=True)
 def score(weights: F32, sizes: NDArray[np.int64], node: F32, pair: F32, request: F32, out: F32) -> None:
     """Write the score of each candidate to `out` [M >= 1]; higher is better, in cents.
 

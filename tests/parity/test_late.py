@@ -1,5 +1,7 @@
 """The scorer whose node half is kept: nothing in it is out of date, and draws follow its softmax."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -46,22 +48,48 @@ def test_what_is_recorded_is_what_a_policy_sees_and_draws_follow_the_softmax_of_
     follow = Follow(late.columns, seen.choice[:asked, 1].tolist())
     outcomes = reference(made, follow)[0]
     assert [o.node for o in state.outcomes(flat.names)] == [o.node for o in outcomes]
+    nodes, ok = seen.dense(seen.versions(asked, len(made.nodes)), np.arange(asked))
     drawn = []
     for k, (rows, (node, pair, request)) in enumerate(zip(follow.rows, follow.seen, strict=True)):
-        np.testing.assert_array_equal(np.flatnonzero(seen.ok[k]), rows)
-        np.testing.assert_allclose(seen.node[k, rows], node, rtol=3e-7)
-        np.testing.assert_allclose(seen.pair[k, flat.node_class[rows]], pair, rtol=3e-7, atol=1e-30)
-        np.testing.assert_allclose(seen.request[k], request, rtol=3e-7)
-        hidden = np.maximum(node @ late.node + pair @ late.pair + request @ late.request + late.bias, 0.0)
-        logits = SHARPNESS * (hidden @ late.output).astype(float)
+        candidates = seen.rows[k, : seen.choice[k, 2]].astype(np.int64)
+        np.testing.assert_array_equal(np.sort(candidates), rows)
+        np.testing.assert_array_equal(np.flatnonzero(ok[k]), rows)
+        np.testing.assert_allclose(nodes[k, rows, : node.shape[1]], node, rtol=3e-7)
+        np.testing.assert_allclose(seen.pair[k, flat.node_class[rows], : pair.shape[1]], pair, rtol=3e-7, atol=1e-30)
+        np.testing.assert_allclose(seen.request[k, : len(request)], request, rtol=3e-7)
+        parts = (node, late.node), (pair, late.pair), (request, late.request)
+        hidden = np.maximum(sum(shown.astype(float) @ weight for shown, weight in parts) + late.bias, 0.0)
+        logits = np.full(len(made.nodes), -np.inf)
+        logits[rows] = SHARPNESS * (hidden @ late.output.astype(float))
         share = np.exp(logits - logits.max())
         share /= share.sum()
-        p, row = seen.choice[k]
-        at = int(np.flatnonzero(rows == row)[0])
-        assert seen.logp[k] == pytest.approx(np.log(share[at]), abs=2e-4)
-        assert share[:at].sum() - 1e-4 <= uniforms[p] <= share[: at + 1].sum() + 1e-4
-        drawn.append(int((share > share[at]).sum()))
+        p, row = seen.choice[k, :2]
+        at = int(np.flatnonzero(candidates == row)[0])
+        before = share[candidates[:at]].sum()
+        assert seen.logp[k] == pytest.approx(np.log(share[row]), abs=1e-5)
+        assert before - 1e-4 <= uniforms[p] <= before + share[row] + 1e-4
+        drawn.append(int((share > share[row]).sum()))
     assert 0 < np.count_nonzero(drawn) < asked
+
+
+def test_a_recording_that_is_full_of_changes_ends_and_what_is_in_it_stands() -> None:
+    made = odd_world(3, nodes=120, pods=300)
+    late, flat = Late.drawn(LATE, 24, 1), flatten(made)
+    uniforms = np.random.default_rng(2).random(len(made.pods))
+    whole, short = Seen.room(450, flat, late), Seen.room(450, flat, late)
+    short = replace(short, change=short.change[:300], change_row=short.change_row[:300])
+    counts = []
+    for seen in (whole, short):
+        state = State.start(flat)
+        collect(flat, state, late, SHARPNESS, uniforms, seen, len(made.pods) + 1)
+        counts.append(int(state.number[kn.RECORDED]))
+    most, fewer = counts
+    assert 20 < fewer < most
+    np.testing.assert_array_equal(short.logp[:fewer], whole.logp[:fewer])
+    which = np.arange(fewer)
+    nodes = [seen.dense(seen.versions(fewer, len(made.nodes)), which)[0] for seen in (whole, short)]
+    np.testing.assert_array_equal(nodes[0], nodes[1])
+    assert not short.choice[fewer:].any()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nodewise_simulator import scenarios
 from nodewise_simulator.compiled.flat import flatten
 from nodewise_simulator.compiled.run import Net, State
 from nodewise_simulator.engine import Outcome
+from nodewise_simulator.physics import Autoscaler, Change, Drift, Lifecycle, Network, NodeChange, Queueing
 from nodewise_simulator.world import SimPod, World, node_manifest, pod_manifest, quantised, sim_pod, world
 
 Json = dict[str, Any]
@@ -74,6 +76,73 @@ def odd_pod(index: int, created_s: float, speed: Floats, rng: np.random.Generato
             {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name, "controller": True}
         ]
     return sim_pod(manifest, base_s * speed[workload] * rng.lognormal(0.0, 0.3), float(rng.uniform(0.0, 0.8)))
+
+
+def eventful_world(seed: int, nodes: int, pods: int) -> World:
+    """`odd_world` with whatever else a world may have, each now and then: see `nodewise_simulator.physics`."""
+    rng = np.random.default_rng([seed, 18])
+    some = dict(zip(EVENTFUL, (rng.random(len(EVENTFUL)) < 0.5).tolist(), strict=True))
+    made = odd_world(seed, nodes, pods)
+    last_s = made.pods[-1].request.created_s + 1.0
+    if some["dispatch"]:
+        tick_s = 4.0 if some["ticks"] else 0.0
+        return replace(made, fifo=True, tick_s=tick_s, by_priority=some["image"])
+    zoned = tuple(replace(n, zone=f"zone-{k % 2}") for k, n in enumerate(made.nodes))
+    shared = some["device"] and any(n.gpus_allocatable_milli for n in made.nodes)
+    hidden = tuple(eventful_pod(k, pod, some, rng, shared=shared) for k, pod in enumerate(made.pods))
+    names = [n.name for n in made.nodes]
+    pool = tuple(names[1::3]) if some["autoscaler"] else ()
+    changes = [
+        NodeChange(quantised(float(rng.uniform(0.0, 2.0 * last_s))), str_change(rng), str(rng.choice(names)))
+        for _ in range(3 * nodes if some["changes"] else 0)
+    ]
+    return replace(
+        made,
+        nodes=zoned,
+        pods=hidden,
+        tick_s=4.0 if some["ticks"] and not some["changes"] else 0.0,
+        changes=tuple(changes),
+        lifecycle=Lifecycle(detect_s=5.0, evict_s=20.0, grace_s=float(rng.integers(0, 9)), backoff_s=2.0),
+        budgets={"some": 1},
+        autoscaler=Autoscaler(pool, scan_s=3.0, boot_s=9.0, unneeded_s=20.0, after_add_s=15.0) if pool else None,
+        drifts=(
+            Drift(last_s / 3.0, 2.0),
+            Drift(last_s / 2.0, 0.3, workload="w1", node_class=made.classes[0]),
+        ) if some["drift"] else (),
+        network=Network(0.1, 1.0, 1e8, 1e7),
+        queueing=Queueing(
+            retry="back-off" if some["back-off"] else "at-once",
+            age="tried" if some["tried"] else "created",
+        ),
+    )  # fmt: skip
+
+
+EVENTFUL = (
+    "dispatch", "ticks", "image", "start", "parents", "device", "changes", "autoscaler", "drift", "back-off", "tried",
+)  # fmt: skip
+
+
+def str_change(rng: np.random.Generator) -> Change:
+    return Change(str(rng.choice([c.value for c in Change])))
+
+
+def eventful_pod(index: int, pod: SimPod, some: dict[str, bool], rng: np.random.Generator, *, shared: bool) -> SimPod:
+    drawn = rng.random(6)
+    whole = pod.request.gpus_milli > 0.0
+    milli = float(rng.integers(1, 4) * 250) if shared and not whole and drawn[0] < 0.4 else 0.0
+    return replace(
+        pod,
+        image=f"i{rng.integers(3)}" if some["image"] and drawn[1] < 0.7 else "",
+        pull_s=float(rng.uniform(1.0, 20.0)),
+        start_s=quantised(float(rng.uniform(0.0, 3.0))) if some["start"] else 0.0,
+        parents=tuple(sorted({int(k) for k in rng.integers(0, index, 2)}))
+        if some["parents"] and index > 4 and drawn[2] < 0.4 else (),
+        output_bytes=float(rng.uniform(0.0, 1e8)),
+        device_milli=milli,
+        device_sensitivity=float(rng.uniform(0.0, 0.5)),
+        request=replace(pod.request, gpus_milli=milli) if milli else pod.request,
+        budget="some" if drawn[3] < 0.4 else "",
+    )  # fmt: skip
 
 
 WORLDS: dict[str, Callable[[], World]] = {

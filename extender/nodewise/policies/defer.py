@@ -148,18 +148,16 @@ def foresee(pod: PodRequest, view: ClusterView, rows: Rows) -> Foreseen:
             enough &= free[node] + _running(residents[:, column], begin, node) >= want
     # Room only grows as residents end, so the first end that helps is behind all that do not.
     first = begin + np.bincount(node[~enough], minlength=len(begin))
-    helps = (first < end)[rows]
-    first = np.minimum(first, len(order) - 1)[rows]
+    wait_s = np.where(first < end, ends_s[np.minimum(first, len(order) - 1)], np.inf)
+    # What is left is added up node by node, in order of the ends: compiled code can do the same to the last bit.
+    stays = np.arange(len(order)) > first[node]
     rate = np.array([cost.delay_cents_per_s(view.rates, k) for k in SlaClass])[residents[:, Resident.SLA].astype(int)]
-    wait_s = np.where(helps, ends_s[first], np.inf)
-    helps = np.isfinite(wait_s)
     stays_s = np.where(np.isfinite(ends_s), ends_s, view.rates.service_horizon_s)
-    left_cpu = t.cpu_requested_milli[rows] - _running(residents[:, Resident.CPU_MILLI], begin, node)[first]
-    left_rate = t.resident_delay_cents_per_s[rows] - _running(rate, begin, node)[first]
-    weighted = np.bincount(node, rate * stays_s, minlength=len(begin))[rows]
-    weighted -= _running(rate * stays_s, begin, node)[first] + np.where(helps, wait_s, 0.0) * left_rate
-    exposure_s = np.where(left_rate > 1e-12, weighted / np.maximum(left_rate, 1e-12), 0.0)
-    return Foreseen(wait_s, np.maximum(left_cpu, 0.0), np.maximum(left_rate, 0.0), np.maximum(exposure_s, 0.0))
+    stays_s = stays_s - np.where(np.isfinite(wait_s), wait_s, 0.0)[node]
+    left_cpu = tb.per_node(node, stays * residents[:, Resident.CPU_MILLI], len(begin))
+    left_rate = tb.per_node(node, stays * rate, len(begin))
+    exposure_s = tb.per_node(node, stays * rate * stays_s, len(begin)) / np.maximum(left_rate, 1e-12)
+    return Foreseen(wait_s[rows], left_cpu[rows], left_rate[rows], np.maximum(exposure_s, 0.0)[rows])
 
 
 def ahead_s(view: ClusterView, rows: Rows, cpu_milli: Floats) -> Floats:
@@ -180,7 +178,8 @@ def turnover_milli_per_s(view: ClusterView) -> Floats:
     run_s = view.beliefs.run_mean[residents[:, Resident.BELIEF_ROW].astype(np.int64), classes]
     run_s = run_s * residents[:, Resident.SCALE] * (1.0 + view.rates.contention * t.pressure[nodes])
     given = residents[:, Resident.ENDS] * residents[:, Resident.CPU_MILLI] / np.maximum(run_s, 1e-3)
-    return tb.per_node(classes, given, view.beliefs.run_mean.shape[1])
+    by_node = tb.per_node(nodes, given, len(t.node_class))  # of which a compiled loop keeps those that did not change
+    return tb.per_node(t.node_class, by_node, view.beliefs.run_mean.shape[1])
 
 
 def _cents(values: Raw) -> Floats:

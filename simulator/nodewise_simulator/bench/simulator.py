@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -18,7 +19,7 @@ from nodewise.policies import rule
 from nodewise_simulator.bench.common_model import common, longer, pods_per_node
 from nodewise_simulator.compare import Row, interval, ratio_interval
 from nodewise_simulator.compiled import kernels as kn
-from nodewise_simulator.compiled.flat import Flat, flatten
+from nodewise_simulator.compiled.flat import Flat, Ints, flatten
 from nodewise_simulator.compiled.late import Late, Seen, collect
 from nodewise_simulator.compiled.run import State, simulate
 from nodewise_simulator.run import play
@@ -43,6 +44,9 @@ LATE = (
 """What the scorer with a kept node half looks at: all that it can, but for two columns that are always zero here."""
 COLLECTORS = {"beliefs learned meanwhile": True, "beliefs frozen": False}
 
+REBUILT = "the record as dense minibatches"
+
+_MINIBATCH = 256
 _WARM, _COUNTED = 1.5, 20_000
 """Residents' worth of pods that only fill the cluster, and pods that are counted."""
 
@@ -134,27 +138,34 @@ def _counted(played: Callable[[State], object], state: State) -> int:
 
 
 def _collecting(nodes: int, seed: int) -> dict[tuple[str, str], _Side]:
+    """Sampling and recording, and what a learner pays to have decisions as dense arrays again."""
     flat, state, warm = _filled(nodes, seed)
-    counted = _COUNTED // 4 if nodes <= NODES else _COUNTED // 10
-    uniforms = np.random.default_rng(seed).random(len(flat.pod_f))
+    counted = _COUNTED // 4
+    rng = np.random.default_rng(seed)
+    uniforms, late = rng.random(len(flat.pod_f)), Late.drawn(LATE, HIDDEN, 1)
     sides: dict[tuple[str, str], _Side] = {}
-    late = Late.drawn(LATE, HIDDEN, 1)
+
+    def played(learns: bool, seen: Seen, own: State) -> None:
+        collect(flat, own, late, SHARPNESS, uniforms, seen, warm + counted, learns=learns)
+
     for says, learns in COLLECTORS.items():
         seen = Seen.room(counted, flat, late)
-        seen.node.fill(0.0)  # the first look at memory that is new costs more than a decision
+        for f in fields(seen):
+            getattr(seen, f.name).fill(0)  # the first look at memory that is new costs more than a decision
         where = f"{nodes} nodes, sampled and recorded, {HIDDEN} wide, {says}"
-        once = partial(
-            collect,
-            flat,
-            late=late,
-            sharpness=SHARPNESS,
-            uniforms=uniforms,
-            seen=seen,
-            until=warm + counted,
-            learns=learns,
-        )
-        sides[where, "compiled"] = partial(_counted, lambda own, once=once: once(state=own), state.copy())  # type: ignore[misc]
+        sides[where, "compiled"] = partial(_counted, partial(played, learns, seen), state.copy())
+    recorded, own = Seen.room(counted, flat, late), state.copy()
+    played(True, recorded, own)
+    order = rng.permutation(own.number[kn.RECORDED])
+    sides[f"{nodes} nodes, {HIDDEN} wide", REBUILT] = partial(_rebuilt, recorded, nodes, order)
     return sides
+
+
+def _rebuilt(seen: Seen, nodes: int, order: Ints) -> int:
+    versions = seen.versions(len(order), nodes)
+    for begin in range(0, len(order), _MINIBATCH):
+        seen.dense(versions, order[begin : begin + _MINIBATCH])
+    return len(order)
 
 
 def _by_size(nodes: int, seed: int) -> dict[tuple[str, str], _Side]:
@@ -178,7 +189,7 @@ def _timed(side: _Side) -> float:
 def _rows(key: tuple[str, str], took_s: Mapping[tuple[str, str], list[float]]) -> list[Row]:
     (where, who), own_s = key, np.array(took_s[key])
     rounds = len(own_s)
-    if who in RULES:
+    if who in RULES or who == REBUILT:
         return [Row(where, who, "cost", "µs per decision", float(own_s.mean() * 1e6), *interval(own_s * 1e6), rounds)]
     rate = 1.0 / own_s
     made = [Row(where, who, "decide", "decisions/s", float(rate.mean()), *interval(rate), rounds)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nodewise.core.estimator import LONGEST_LOG, MOST_VAR, SHORTEST_LOG
 from nodewise.core.types import Floats
-from nodewise_simulator.compiled.fuse import jit
+from nodewise_simulator.compiled.fuse import bare, inlined, jit
 
 Bools = NDArray[np.bool_]
 
@@ -27,7 +27,7 @@ COUNT, SUM, SUM_SQ, MEAN, STD, MEAN_VAR, NOISE_VAR = range(7)
 """First index of `cells` [7, W, C]: decayed evidence, and the tables made of it; the variances are of logs."""
 
 
-@jit
+@bare
 def observe(
     settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
     col_var: Floats, row: int, column: int, run: float, slowdown: float,
@@ -35,59 +35,54 @@ def observe(
     """Learn from one finished pod; as `RunTimeEstimator.observe`."""
     if not (0.0 < run < np.inf and 0.0 < slowdown < np.inf):
         return
-    y = min(max(math.log(run) - math.log(slowdown), SHORTEST_LOG), LONGEST_LOG)
+    y = min(max(math.log(run / slowdown), SHORTEST_LOG), LONGEST_LOG)
     keep = settings[DECAY]
     n, total = cells[COUNT, row, column] * keep, cells[SUM, row, column] * keep
     before = y - total / n if n > 0.0 else 0.0
     cells[COUNT, row, column], cells[SUM, row, column] = n + 1.0, total + y
     after = y - (total + y) / (n + 1.0)
     cells[SUM_SQ, row, column] = cells[SUM_SQ, row, column] * keep + before * after
+    unknown = math.log(settings[PRIOR_RUN_S])
     # Its row again: the row's own level and directions, from the columns it was seen on.
-    prior = 0.0 if described[row] else math.log(settings[PRIOR_RUN_S])
+    prior = 0.0 if described[row] else unknown
     spread = settings[DESCRIBED_SPREAD] if described[row] else settings[PRIOR_SPREAD]
-    a = np.zeros(9)
-    a[0], a[3], a[5] = 1.0 / (spread * spread), 1.0, 1.0
+    a = (1.0 / (spread * spread), 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)
     for c in range(cells.shape[2]):
         count = cells[COUNT, row, c]
         if count > 0.0:
             target = cells[SUM, row, c] / count - prior - col_factor[c, 0]
-            _add_evidence(a, _weight(settings, count), target, col_factor[c, 1], col_factor[c, 2])
-    row_var[row] = _ridge(a, row_factor[row])
+            a = _with_evidence(a, _weight(settings, count), target, col_factor[c, 1], col_factor[c, 2])
+    row_var[row] = _ridge(a, row_factor, row)
     # And its column, from the rows that were seen on it.
-    a = np.zeros(9)
-    a[0] = 1.0 / (settings[CLASS_SPREAD] * settings[CLASS_SPREAD])
-    a[3] = a[5] = 1.0 / (settings[AFFINITY_SPREAD] * settings[AFFINITY_SPREAD])
+    of_class, of_affinity = settings[CLASS_SPREAD], settings[AFFINITY_SPREAD]
+    along = 1.0 / (of_affinity * of_affinity)
+    a = (1.0 / (of_class * of_class), 0.0, 0.0, along, 0.0, along, 0.0, 0.0, 0.0)
     for w in range(cells.shape[1]):
         count = cells[COUNT, w, column]
         if count > 0.0:
-            prior = 0.0 if described[w] else math.log(settings[PRIOR_RUN_S])
+            prior = 0.0 if described[w] else unknown
             target = cells[SUM, w, column] / count - prior - row_factor[w, 0]
-            _add_evidence(a, _weight(settings, count), target, row_factor[w, 1], row_factor[w, 2])
-    col_var[column] = _ridge(a, col_factor[column])
+            a = _with_evidence(a, _weight(settings, count), target, row_factor[w, 1], row_factor[w, 2])
+    col_var[column] = _ridge(a, col_factor, column)
 
 
-@jit
+@inlined
 def _weight(settings: Floats, count: float) -> Any:
     return count / (settings[NOISE] * settings[NOISE] + count * (settings[CELL_SPREAD] * settings[CELL_SPREAD]))
 
 
-@jit
-def _add_evidence(a: Floats, weight: float, target: float, u: float, v: float) -> None:
-    """Add a row (1, u, v) with this weight and target to a = (upper triangle of the precision [6], right side [3])."""
-    a[0] += weight
-    a[1] += weight * u
-    a[2] += weight * v
-    a[3] += weight * u * u
-    a[4] += weight * u * v
-    a[5] += weight * v * v
-    a[6] += weight * target
-    a[7] += weight * u * target
-    a[8] += weight * v * target
+@inlined
+def _with_evidence(a: Any, weight: float, target: float, u: float, v: float) -> Any:
+    """A row (1, u, v) with this weight and target more in a: the precision's upper triangle (6), the right side (3)."""
+    return (
+        a[0] + weight, a[1] + weight * u, a[2] + weight * v, a[3] + weight * u * u, a[4] + weight * u * v,
+        a[5] + weight * v * v, a[6] + weight * target, a[7] + weight * u * target, a[8] + weight * v * target,
+    )  # fmt: skip
 
 
-@jit
-def _ridge(a: Floats, solution: Floats) -> Any:
-    """Solve the symmetric 3x3 system; returns the first diagonal element of the inverse."""
+@inlined
+def _ridge(a: Any, solutions: Floats, at: int) -> Any:
+    """Solve the symmetric 3x3 system into a row of `solutions`; returns the first diagonal element of the inverse."""
     c00 = a[3] * a[5] - a[4] * a[4]
     c01 = a[2] * a[4] - a[1] * a[5]
     c02 = a[1] * a[4] - a[2] * a[3]
@@ -95,9 +90,9 @@ def _ridge(a: Floats, solution: Floats) -> Any:
     c12 = a[1] * a[2] - a[0] * a[4]
     c22 = a[0] * a[3] - a[1] * a[1]
     det = a[0] * c00 + a[1] * c01 + a[2] * c02
-    solution[0] = (c00 * a[6] + c01 * a[7] + c02 * a[8]) / det
-    solution[1] = (c01 * a[6] + c11 * a[7] + c12 * a[8]) / det
-    solution[2] = (c02 * a[6] + c12 * a[7] + c22 * a[8]) / det
+    solutions[at, 0] = (c00 * a[6] + c01 * a[7] + c02 * a[8]) / det
+    solutions[at, 1] = (c01 * a[6] + c11 * a[7] + c12 * a[8]) / det
+    solutions[at, 2] = (c02 * a[6] + c12 * a[7] + c22 * a[8]) / det
     return c00 / det
 
 
@@ -125,38 +120,89 @@ def renew(
     any_column = False
     for c in range(columns):
         any_column |= in_column[c]
-    noise_sq = settings[NOISE] * settings[NOISE]
     for w in range(rows):
         if not (in_row[w] or any_column):
             continue
-        of_row, squares, freedom = 0.0, 0.0, 0.0
+        prior, noise_var, of_row = _of_row(settings, described, cells, w)
         for c in range(columns):
-            of_row += cells[COUNT, w, c]
-            squares += cells[SUM_SQ, w, c]
-            freedom += max(cells[COUNT, w, c] - 1.0, 0.0)
-        noise_var = (settings[NOISE_WEIGHT] * noise_sq + squares) / (settings[NOISE_WEIGHT] + freedom)
-        prior = 0.0 if described[w] else math.log(settings[PRIOR_RUN_S])
-        for c in range(columns):
-            if not (in_row[w] or in_column[c]):
-                continue
-            low_rank = prior + row_factor[w, 0] + col_factor[c, 0]
-            if of_row > 0.0 and of_column[c] > 0.0:
-                low_rank += row_factor[w, 1] * col_factor[c, 1] + row_factor[w, 2] * col_factor[c, 2]
-            prior_var = (
-                row_var[w] + col_var[c] + settings[CELL_SPREAD] * settings[CELL_SPREAD]
-                + settings[AFFINITY_SPREAD] * settings[AFFINITY_SPREAD] / (1.0 + of_row + of_column[c])
-            )  # fmt: skip
-            count = cells[COUNT, w, c]
-            own = cells[SUM, w, c] / count if count > 0.0 else 0.0
-            precision = count / noise_var
-            mean_var = 1.0 / (1.0 / prior_var + precision)
-            log_mean = mean_var * (low_rank / prior_var + own * precision)
-            mean = math.exp(min(log_mean + 0.5 * noise_var, LONGEST_LOG))
-            cells[MEAN, w, c] = mean
-            cells[MEAN_VAR, w, c], cells[NOISE_VAR, w, c] = mean_var, noise_var
-            cells[STD, w, c] = mean * math.sqrt(math.expm1(min(noise_var + mean_var, MOST_VAR)))
+            if in_row[w] or in_column[c]:
+                _cell(
+                    settings, cells, row_factor, col_factor, row_var, col_var, prior, noise_var, of_row, of_column[c],
+                    w, c,
+                )  # fmt: skip
     in_row[:] = False
     in_column[:] = False
+
+
+@bare
+def renew_row(
+    settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
+    col_var: Floats, in_row: Bools, in_column: Bools, stale: Bools, w: int,
+) -> None:  # fmt: skip
+    """As `renew`, of one row; what else is out of date is noted in `stale` [W, C]."""
+    rows, columns = stale.shape
+    for k in range(rows):
+        if in_row[k]:
+            for c in range(columns):
+                stale[k, c] = True
+            in_row[k] = False
+    for c in range(columns):
+        if in_column[c]:
+            for k in range(rows):
+                stale[k, c] = True
+            in_column[c] = False
+    any_stale = False
+    for c in range(columns):
+        any_stale |= stale[w, c]
+    if not any_stale:
+        return
+    prior, noise_var, of_row = _of_row(settings, described, cells, w)
+    for c in range(columns):
+        if stale[w, c]:
+            of_column = 0.0
+            for k in range(rows):
+                of_column += cells[COUNT, k, c]
+            _cell(
+                settings, cells, row_factor, col_factor, row_var, col_var, prior, noise_var, of_row, of_column, w, c
+            )  # fmt: skip
+            stale[w, c] = False
+
+
+@inlined
+def _of_row(settings: Floats, described: Bools, cells: Floats, w: int) -> Any:
+    """(log of the run time before anything was seen, variance of the noise, runs seen) of a workload."""
+    of_row, squares, freedom = 0.0, 0.0, 0.0
+    for c in range(cells.shape[2]):
+        of_row += cells[COUNT, w, c]
+        squares += cells[SUM_SQ, w, c]
+        freedom += max(cells[COUNT, w, c] - 1.0, 0.0)
+    noise_sq = settings[NOISE] * settings[NOISE]
+    noise_var = (settings[NOISE_WEIGHT] * noise_sq + squares) / (settings[NOISE_WEIGHT] + freedom)
+    return 0.0 if described[w] else math.log(settings[PRIOR_RUN_S]), noise_var, of_row
+
+
+@inlined
+def _cell(
+    settings: Floats, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats, col_var: Floats,
+    prior: float, noise_var: float, of_row: float, of_column: float, w: int, c: int,
+) -> None:  # fmt: skip
+    """The believed mean and deviation of a workload on a class."""
+    low_rank = prior + row_factor[w, 0] + col_factor[c, 0]
+    if of_row > 0.0 and of_column > 0.0:
+        low_rank += row_factor[w, 1] * col_factor[c, 1] + row_factor[w, 2] * col_factor[c, 2]
+    prior_var = (
+        row_var[w] + col_var[c] + settings[CELL_SPREAD] * settings[CELL_SPREAD]
+        + settings[AFFINITY_SPREAD] * settings[AFFINITY_SPREAD] / (1.0 + of_row + of_column)
+    )  # fmt: skip
+    count = cells[COUNT, w, c]
+    own = cells[SUM, w, c] / count if count > 0.0 else 0.0
+    precision = count / noise_var
+    mean_var = 1.0 / (1.0 / prior_var + precision)
+    log_mean = mean_var * (low_rank / prior_var + own * precision)
+    mean = math.exp(min(log_mean + 0.5 * noise_var, LONGEST_LOG))
+    cells[MEAN, w, c] = mean
+    cells[MEAN_VAR, w, c], cells[NOISE_VAR, w, c] = mean_var, noise_var
+    cells[STD, w, c] = mean * math.sqrt(math.expm1(min(noise_var + mean_var, MOST_VAR)))
 
 
 RATE, OPEN, VOLUME = range(3)
@@ -164,7 +210,7 @@ RATE, OPEN, VOLUME = range(3)
 to the workload, how many of its pods a world has."""
 
 
-@jit
+@bare
 def knowledge_gradient(cells: Floats, stakes: Floats, w: int, c: int) -> Any:
     """What one more observed run of workload w on node class c is expected to be worth to each later pod, in cents.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import inlined, jit
+from nodewise_simulator.compiled.fuse import bare, inlined
 from nodewise_simulator.compiled.room import fits
 from nodewise_simulator.scheduler import MIN_FEASIBLE
 
@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 Names = NDArray[np.uint8]
 
 
-@jit
+@bare
 def enqueue(pod_i: Ints, pending: Ints, number: Ints) -> None:
     """The next pod waits: behind all of its priority or a higher one."""
     p, at = number[kn.NEXT], number[kn.PENDING]
@@ -34,7 +34,7 @@ def enqueue(pod_i: Ints, pending: Ints, number: Ints) -> None:
     number[kn.NEXT] += 1
 
 
-@jit
+@bare
 def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Ints, p: int) -> Any:
     """Whether one of these nodes, where pods ended, has room: the queueing hint that wakes a waiting pod."""
     for row in freed:  # noqa: SIM110  numba has no any()
@@ -43,11 +43,17 @@ def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Int
     return False
 
 
-@jit
+@bare
+def most_scored(n: int) -> Any:
+    """How many feasible nodes of n kube-scheduler scores at most."""
+    return n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
+
+
+@bare
 def sample(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, number: Ints, p: int, rows: Ints) -> Any:
     """Rows of the feasible nodes that kube-scheduler scores, in order, into `rows`; returns how many."""
     n = len(rows)
-    wanted = n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
+    wanted = most_scored(n)
     mask = masks[pod_i[p, kn.MASK]]
     start = number[kn.START]
     found = _search(pod_f, mask, node, p, start, n, rows, 0, wanted + 1)
@@ -58,11 +64,18 @@ def sample(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, number: Ints,
         number[kn.START] = (rows[wanted - 1] + 1) % n
     behind = min(behind, found)
     if 0 < behind < found:
-        rows[:found] = np.concatenate((rows[behind:found], rows[:behind]))
+        for begin, end in ((0, behind), (behind, found), (0, found)):  # turned over, parts and whole: the parts swapped
+            _turn(rows, begin, end)
     return found
 
 
-@jit
+@bare
+def _turn(rows: Ints, begin: int, end: int) -> None:
+    for k in range((end - begin) // 2):
+        rows[begin + k], rows[end - 1 - k] = rows[end - 1 - k], rows[begin + k]
+
+
+@bare
 def _search(
     pod_f: Floats, mask: Bools, node: Floats, p: int, begin: int, end: int, rows: Ints, found: int, most: int
 ) -> Any:
@@ -75,7 +88,7 @@ def _search(
     return found
 
 
-@jit
+@bare
 def best(scores: NDArray[np.float32], rows: Ints, m: int, crc: int, names: Names) -> Any:
     """Index of the winner among m candidates; ties as `nodewise.core.reply.best`."""
     top = 0
@@ -97,7 +110,7 @@ def best(scores: NDArray[np.float32], rows: Ints, m: int, crc: int, names: Names
     return top
 
 
-@jit
+@bare
 def _tie_break(crc: Any, name: NDArray[np.uint8]) -> Any:
     """zlib.crc32 continued over a zero-terminated name, then as `nodewise.core.reply.tie_break`."""
     c = (crc ^ 0xFFFFFFFF) & 0xFFFFFFFF
@@ -110,7 +123,7 @@ def _tie_break(crc: Any, name: NDArray[np.uint8]) -> Any:
     return ((c ^ 0xFFFFFFFF) * 0x9E3779B1) & 0xFFFFFFFF
 
 
-@jit
+@bare
 def draw(scores: NDArray[np.float32], m: int, sharpness: float, u: float) -> Any:
     """Index drawn from softmax(sharpness × score) by the uniform u, and the log of its probability."""
     highest = scores[0]
@@ -128,7 +141,7 @@ def draw(scores: NDArray[np.float32], m: int, sharpness: float, u: float) -> Any
     return chosen, sharpness * (np.float64(scores[chosen]) - highest) - math.log(total)
 
 
-@jit
+@bare
 def inside(values: NDArray[np.float32], low: Floats, high: Floats) -> Any:
     """Whether every value [K] lies within its limits [K]."""
     for k in range(len(values)):  # noqa: SIM110  numba has no all()
@@ -137,14 +150,14 @@ def inside(values: NDArray[np.float32], low: Floats, high: Floats) -> Any:
     return True
 
 
-@jit
+@bare
 def window(pod_f: Floats, node: Floats, mask: Bools, number: Ints, p: int, ok: Bools) -> Any:
     """As `sample`, as a mark for each node: (how many feasible nodes are scored, first row looked at, how many rows).
 
     The rows that are looked at follow each other, the first row behind the last; `ok` is false for all others.
     """
     n = len(ok)
-    wanted = n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
+    wanted = most_scored(n)
     # What is not asked for is not looked at.
     cpu = pod_f[p, kn.CPU] if pod_f[p, kn.CPU] != 0.0 else -np.inf
     mem = pod_f[p, kn.MEM] if pod_f[p, kn.MEM] != 0.0 else -np.inf
@@ -187,7 +200,7 @@ def _mark(node: Floats, mask: Bools, cpu: float, mem: float, gpu: float, ok: Boo
         ok[row] = mask[row] & fits_cpu & fits_mem & (node[kn.FREE + 2, row] >= gpu) & (node[kn.FREE + 3, row] >= 1.0)
 
 
-@jit
+@bare
 def top(scores: NDArray[np.float32], ok: Bools, crc: int, names: Names) -> Any:
     """Row of the winner among those that are `ok`, which at least one is; ties as `nodewise.core.reply.best`."""
     best_row, tied = -1, False

@@ -33,20 +33,33 @@ class Desk(NamedTuple):
     present: Bools  # [C] whether a node is of this class
     ended: Ints  # [CAP] pods that just ended
     freed: Ints  # [N] nodes where a pod just ended
+    # What `nodes` keeps for itself. Of residents, in order of uid: its rank, and cents that a second of delay costs
+    rank: Ints  # [N, CAP]
+    rate: Floats  # [N, CAP]
+    needs_s: Floats  # [CAP] scratch
+    soonest: Ints  # [N] which pod of a node ends next
+    changed: Ints  # [N + 2] nodes that changed since somebody looked; last, how many
 
 
 @jit
 def laid(
-    pod_f: Floats, pod_i: Ints, node: Floats, node_i: Ints, slot_i: Ints, pod: Floats, workloads: int, classes: int
-) -> Any:
-    """The desk that belongs to a state."""
+    pod_f: Floats, pod_i: Ints, node: Floats, node_i: Ints, slot_i: Ints, pod: Floats, workloads: int, classes: int,
+    looked_at: bool = True,
+) -> Any:  # fmt: skip
+    """The desk that belongs to a state; without `looked_at` nobody will look at residents."""
     n, cap = node.shape[1], slot_i.shape[2]
-    resident = np.empty((n, cap, 8))
+    resident, rank, rate = np.empty((n, cap, 8)), np.empty((n, cap), np.int64), np.empty((n, cap))
     present = np.zeros(classes, np.bool_)
     for row in range(n):
         present[node_i[kn.CLASS, row]] = True
         for j in range(node_i[kn.COUNT, row]):
-            put(pod_f, pod_i, pod, resident, slot_i[kn.RESIDENT, row, j], row, j)
+            p = slot_i[kn.RESIDENT, row, j]
+            rank[row, j], rate[row, j] = pod_i[p, kn.RANK], pod_f[p, kn.DELAY]
+            if looked_at:
+                put(pod_f, pod_i, pod, resident, p, row, j)
+    changed = np.arange(n + 2)
+    changed[-1] = n
+    node_i[kn.CHANGED] = 1
     totals = np.zeros(6)
     for k, (has, asked) in enumerate(
         ((kn.CPU_HAS, kn.CPU_ASKED), (kn.MEM_HAS, kn.MEM_ASKED), (kn.GPU_HAS, kn.GPU_ASKED))
@@ -56,7 +69,8 @@ def laid(
             totals[3 + k] += node[asked, row]
     return Desk(
         resident, ends.tournament(node, node_i), totals, np.zeros(workloads, np.bool_), np.zeros(classes, np.bool_),
-        present, np.empty(cap, np.int64), np.empty(n, np.int64),
+        present, np.empty(cap, np.int64), np.empty(n, np.int64), rank, rate, np.empty(cap), np.zeros(n, np.int64),
+        changed,
     )  # fmt: skip
 
 

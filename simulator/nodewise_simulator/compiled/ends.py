@@ -44,7 +44,12 @@ def tournament(node: Floats, node_i: Ints) -> Any:
 @inlined
 def moved(tree: Ints, node: Floats, node_i: Ints, row: int) -> None:
     """The next end of a node is another."""
-    k = (len(tree) // 2 + row) // 2
-    while k > 0:
-        tree[k] = _sooner(node, node_i, tree[2 * k], tree[2 * k + 1])
+    k, best, best_s, foreseen = len(tree) // 2 + row, row, node[kn.NEXT_END, row], node_i[kn.FORESEEN, row]
+    while k > 1:
+        other = tree[k ^ 1]
+        other_s, other_foreseen = node[kn.NEXT_END, other], node_i[kn.FORESEEN, other]
+        sooner = (other_s < best_s) | ((other_s == best_s) & (other_foreseen < foreseen))
+        best, best_s = (other if sooner else best), (other_s if sooner else best_s)
+        foreseen = other_foreseen if sooner else foreseen
         k //= 2
+        tree[k] = best

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,14 @@ from nodewise.core.errors import UserError
 from nodewise.core.estimator import EstimatorSettings, RunTimeEstimator
 from nodewise.core.feasible import static_filter, static_key
 from nodewise.core.kinds import TREATMENTS
-from nodewise.core.types import CostRates, Floats
+from nodewise.core.types import CostRates, Floats, SlaClass
+from nodewise.policies.defer import may_wait
+from nodewise_simulator.columns import PodColumns
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.physics import Queueing
-from nodewise_simulator.world import SimPod, World
+from nodewise_simulator.plugins import asks
+from nodewise_simulator.podtable import asked, expected_s, forms, hidden, identities, nonzero
+from nodewise_simulator.world import World
 
 Ints = NDArray[np.int64]
 
@@ -27,7 +30,7 @@ class Flat:
     """One world. N nodes, P pods in order of arrival, C classes, W workloads; second indices are named in `kernels`."""
 
     pod_f: Floats  # [P, 15]
-    pod_i: Ints  # [P, 9]
+    pod_i: Ints  # [P, 10]
     true_s: Floats  # [P, C] hidden: run time alone
     node_f: Floats  # [N, 7]
     node_class: Ints  # [N]
@@ -52,38 +55,31 @@ class Flat:
         )  # fmt: skip
 
 
-def flatten(world: World, rates: CostRates | None = None) -> Flat:
-    """The arrays of a world.
-
-    Raises UserError for what the compiled engine does not model: queues at nodes, ticks, preferences, and pods that do
-    not say which of several architectures they run on.
-    """
-    _check(world)
+def flatten(world: World, rates: CostRates | None = None, *, everything: bool = False) -> Flat:
+    """The arrays of a world. Raises UserError as `modelled`."""
+    modelled(world, everything=everything)
     rates, settings = rates or CostRates(), EstimatorSettings()
     estimator = RunTimeEstimator(settings)
     for name in world.classes:
         estimator.column(name)
-    requests = [p.request for p in world.pods]
-    belief_row = [estimator.row(r) for r in requests]
+    of = forms(world.pods)
+    belief_row = np.array([estimator.row(r) for r in of.requests], np.int64)
     state = estimator.state()
-    specs = {static_key(p.manifest["spec"]): p.manifest["spec"] for p in world.pods}
+    keys = [static_key(spec) for spec in of.specs]
+    specs = dict(zip(keys, of.specs, strict=True))
     row_of_key = {key: k for k, key in enumerate(specs)}
-    mask = [row_of_key[static_key(p.manifest["spec"])] for p in world.pods]
-    owners: dict[str, int] = {}
-    rank = np.empty(len(requests), np.int64)
-    rank[np.argsort([r.uid for r in requests], kind="stable")] = np.arange(len(requests))
-    pod_f = np.array([_pod_f(p, rates) for p in world.pods])
-    pod_i = np.array(
-        [
-            (
-                int(r.sla), r.priority if world.by_priority else 0, belief_row[k], TREATMENTS[r.kind].ends,
-                TREATMENTS[r.kind].teaches_speed, owners.setdefault(f"{r.namespace}/{r.owner}", k) if r.owner else -1,
-                rank[k], zlib.crc32(r.uid.encode()), mask[k],
-            )
-            for k, r in enumerate(requests)
-        ],
-        np.int64,
+    mask = np.array([row_of_key[key] for key in keys], np.int64)
+    treated = [TREATMENTS[r.kind] for r in of.requests]
+    pod_f = _pod_f(world, rates)
+    alike = (
+        [int(r.sla) for r in of.requests], [r.priority if world.by_priority else 0 for r in of.requests], belief_row,
+        [t.ends for t in treated], [t.teaches_speed for t in treated],
     )  # fmt: skip
+    rank, crc, owner = identities(world.pods)
+    may = np.array([may_wait(r) for r in of.requests])
+    pod_i = np.stack(
+        [*(np.asarray(c, np.int64)[of.form] for c in alike), owner, rank, crc, mask[of.form], may[of.form]], axis=1
+    ).astype(np.int64, copy=False)
     names = [n.name.encode() for n in world.nodes]
     width = max(map(len, names)) + 1
     made = (
@@ -91,7 +87,7 @@ def flatten(world: World, rates: CostRates | None = None) -> Flat:
         settings.affinity_spread, settings.cell_spread, settings.noise, settings.noise_weight, settings.decay,
         rates.contention, rates.service_horizon_s, float(cost.energy_cents(rates, 1.0)),
     )  # fmt: skip
-    true_s = np.stack([p.true_run_s for p in world.pods])
+    true_s = hidden(world.pods).true_run_s
     node_f = np.array(
         [
             (n.cpu_allocatable_milli, n.memory_allocatable_bytes, n.gpus_allocatable_milli, n.pods_allocatable,
@@ -139,38 +135,67 @@ def _stakes(pod_f: Floats, pod_i: Ints, true_s: Floats, node_f: Floats, node_cla
     return made
 
 
-def _check(world: World) -> None:
+def modelled(world: World, *, everything: bool = False) -> None:
+    """Refuse what the compiled engine does not model: preferences, late watches, preemption, pods without our opinion.
+
+    Without `everything` also what only `full` models, and not `loop`. Raises UserError.
+    """
+
     def refuse(what: str) -> UserError:
         return UserError(f"the compiled engine does not model {what} (scenario {world.scenario})")
 
-    if world.fifo or world.tick_s > 0.0:
-        raise refuse("queues at nodes and placement at ticks")
     if any(t.get("effect") == "PreferNoSchedule" for n in world.nodes for t in n.taints):
         raise refuse("soft taints")
-    if world.queueing != Queueing() or world.watch_lag_s or world.metrics_period_s:
-        raise refuse("back-off, late watches and measured use")
-    if world.changes or world.autoscaler or world.drifts:
-        raise refuse("nodes that come and go, and drift")
-    if any(p.image or p.start_s or p.parents or p.device_milli for p in world.pods):
-        raise refuse("start latency, dependent pods and shared devices")
-    arrivals = [p.request.created_s for p in world.pods]
-    if arrivals != sorted(arrivals):
-        raise refuse("pods that are not in order of arrival")
+    if world.watch_lag_s or world.metrics_period_s:
+        raise refuse("late watches and measured use")
+    if world.preempts:
+        raise refuse("preemption")
+    if not everything and (what := _beyond(world)):
+        raise refuse(what)
     archs = {n.arch for n in world.nodes}
-    for pod in world.pods:
-        r = pod.request
+    of = forms(world.pods)
+    for r, spec in zip(of.requests, of.specs, strict=True):
         if r.preferred_node_terms or r.preferred_topologies:
             raise refuse(f"preferences, as pod {r.name} has")
+        if asks(spec):
+            raise refuse(f"constraints on where other pods are, as pod {r.name} has")
         if r.pinned or not TREATMENTS[r.kind].scored or (len(archs) > 1 and not r.archs):
             raise refuse(f"pods without an opinion of ours, as {r.name}")
 
 
-def _pod_f(pod: SimPod, rates: CostRates) -> tuple[float, ...]:
-    r = pod.request
-    told = r.expected_run_s == r.expected_run_s
-    return (
-        r.created_s, r.deadline_s, r.cpu_milli, r.cpu_nonzero_milli, r.memory_bytes, r.memory_nonzero_bytes,
-        r.gpus_milli, r.expected_run_s if told else 0.0, r.expected_run_s if told else 1.0, pod.sensitivity,
-        cost.delay_cents_per_s(rates, r.sla), cost.late_cents(rates, r.sla),
-        cost.loss_cents(rates, r.sla), pod.noise, pod.noise_factor,
+def immediate(world: World) -> bool:
+    """Whether every pod that is bound works at once and ends there, and the nodes stay as they are."""
+    return not _beyond(world)
+
+
+def _beyond(world: World) -> str:
+    """What of a world only `full` models; empty if nothing."""
+    if world.fifo or world.tick_s > 0.0:
+        return "queues at nodes and placement at ticks"
+    if world.queueing != Queueing():
+        return "back-off"
+    if world.changes or world.autoscaler or world.drifts:
+        return "nodes that come and go, and drift"
+    if not isinstance(world.pods, PodColumns) and any(
+        p.image or p.start_s or p.parents or p.device_milli for p in world.pods
+    ):
+        return "start latency, dependent pods and shared devices"
+    return "pods that are not in order of arrival" if (np.diff(asked(world.pods).created_s) < 0.0).any() else ""
+
+
+def _pod_f(world: World, rates: CostRates) -> Floats:
+    """[P, 15] in the order of `kernels`."""
+    r, (cpu_nonzero, memory_nonzero), of = asked(world.pods), nonzero(world.pods), hidden(world.pods)
+    told_s = expected_s(world.pods)
+    said = ~np.isnan(told_s)
+    by_sla = np.array(
+        [(cost.delay_cents_per_s(rates, k), cost.late_cents(rates, k), cost.loss_cents(rates, k)) for k in SlaClass]
+    )
+    return np.stack(
+        [
+            r.created_s, r.deadline_s, r.cpu_milli, cpu_nonzero, r.memory_bytes, memory_nonzero, r.gpus_milli,
+            np.where(said, told_s, 0.0), np.where(said, told_s, 1.0), of.sensitivity, *by_sla[r.sla].T,
+            of.noise, of.noise_factor,
+        ],
+        axis=1,
     )  # fmt: skip

@@ -7,8 +7,10 @@ it, taken of what this process has loaded: files may have been edited since.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from numba.core.dispatcher import Dispatcher
 
 _FIXED = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite"}
 """Packages that change only with their versions, so that their names are enough."""
+_LOG = logging.getLogger(__name__)
 _MAKING = threading.Lock()
 _VERSIONS = f"python {sys.version}, numba {nb.__version__}, numpy {np.__version__}"
 
@@ -38,13 +41,37 @@ def kept(text: str, *roots: Any) -> ModuleType:
     name = f"nodewise_kernel_{digest}"
     with _MAKING:  # worlds are played in several threads, which must not see half a module
         if name not in sys.modules:
-            spec = importlib.util.spec_from_file_location(name, _written(digest, text))
+            path = _written(digest, text)
+            if not any(path.parent.rglob("*.nbi")):
+                _LOG.warning("compiling a kernel of the simulator (a minute or two, once until its code changes)")
+            spec = importlib.util.spec_from_file_location(name, path)
             assert spec is not None
             assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
+            if "kernel" in vars(module):
+                vars(module)["kernel"] = _Once(module.kernel, path.with_name("lock"))
             sys.modules[name] = module
     return sys.modules[name]
+
+
+class _Once:
+    """A kernel that of all processes one compiles, while the others wait to read what it wrote."""
+
+    def __init__(self, kernel: Any, lock: Path) -> None:
+        self._kernel, self._lock, self._ready = kernel, lock, False
+
+    def __call__(self, *args: Any) -> Any:
+        if self._ready:
+            return self._kernel(*args)
+        with self._lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = self._kernel(*args)
+        self._ready = True
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kernel, name)
 
 
 def digest_of(*roots: Any) -> str:

@@ -11,7 +11,7 @@ from nodewise.core.raw import Node
 CREATED, DEADLINE, CPU, CPU_NZ, MEM, MEM_NZ, GPU, EXPECTED, SCALE, SENSITIVITY = range(10)
 DELAY, LATE, LOSS, NOISE, FACTOR = range(10, 15)
 # Flat.pod_i
-SLA, PRIORITY, WORKLOAD, ENDS, TEACHES, OWNER, RANK, CRC, MASK = range(9)
+SLA, PRIORITY, WORKLOAD, ENDS, TEACHES, OWNER, RANK, CRC, MASK, MAY_WAIT = range(10)
 # Flat.node_f
 CPU_ROOM, MEM_ROOM, GPU_ROOM, POD_ROOM, PRICE, IDLE, PEAK = range(7)
 # Flat.settings, after those of the estimator
@@ -21,6 +21,7 @@ _OF = Node._fields.index
 CPU_HAS, MEM_HAS, GPU_HAS = (
     _OF("cpu_allocatable_milli"), _OF("memory_allocatable_bytes"), _OF("gpus_allocatable_milli")
 )  # fmt: skip
+START_WAIT = _OF("start_wait_s")
 CPU_ASKED, CPU_NZ_ASKED, GPU_ASKED = _OF("cpu_requested_milli"), _OF("cpu_nonzero_milli"), _OF("gpus_requested_milli")
 MEM_ASKED, MEM_NZ_ASKED = _OF("memory_requested_bytes"), _OF("memory_nonzero_bytes")
 WORK, LONGEST, EXPOSURE = _OF("work_remaining_s"), _OF("longest_remaining_s"), _OF("resident_exposure_s")
@@ -40,7 +41,9 @@ LEFT, SPEED, HURT, OWN_CPU, OWN_SENSITIVITY = range(5)
 BOUND_S, STARTED_S, FINISHED_S, SLOWDOWN, HARM, DISPLACED, ROOM_TAKEN_S, TAUGHT = range(8)
 # State.number: the first two are of pods to come and pods that wait, the last four count decisions
 NEXT, PENDING, COUNTER, START, STALE, ASKED, DEPARTED, REFUSED, RECORDED = range(9)
-NUMBERS = 9
+CYCLES = 9
+"""Scheduling cycles, retries included."""
+NUMBERS = 10
 
 # desk.Desk.resident: what a decision wants to know of a resident, side by side
 CELL_ROW, OF_SCALE, SINCE_S, OF_CPU, OF_RATE, OF_END, OF_OWNER, POD = range(8)

@@ -10,12 +10,11 @@ depend on the node itself, columns that change with the clock, and a second laye
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from nodewise.core.columns import COLUMNS
@@ -23,7 +22,7 @@ from nodewise.core.errors import UserError
 from nodewise.core.raw import Node, Pair, Pod
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import beliefs as bl
-from nodewise_simulator.compiled import cycle, loop, view
+from nodewise_simulator.compiled import cycle, lanes, loop, view
 from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Flat, Ints
@@ -45,7 +44,7 @@ play = linked({names!r})
 
 @nb.njit(error_model="numpy", nogil=True, cache=True)
 def kernel(flat, state, policy, record, until, learns):
-    play(flat, state, policy, record, until, learns, False)
+    play(flat, state, policy, record, until, learns)
 """
 
 
@@ -78,24 +77,55 @@ class Late:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Decisions as they were taken, R at most; of nodes that were no candidates, `node` may be of an earlier time."""
+    """Decisions as they were taken, R at most, and what of the nodes had changed before each.
 
-    node: F32  # [R, N, Kn]
+    Rows of columns are padded with zeros to whole fours. The first of the L changes is none: a node that nobody has
+    looked at. Recording ends when there might be more.
+    """
+
+    change: F32  # [L, Kn] columns of a node
+    change_row: NDArray[np.int32]  # [L] which node
     pair: F32  # [R, C, Kr] by class
     request: F32  # [R, Kp]
-    ok: NDArray[np.bool_]  # [R, N] the candidates
-    choice: Ints  # [R, 2] pod, row
+    rows: NDArray[np.uint16]  # [R, M] the candidates, by class, in the order in which one of them was drawn
+    choice: Ints  # [R, 4] pod, row, how many candidates, changes up to here
     logp: Floats  # [R]
 
     @classmethod
     def room(cls, size: int, flat: Flat, late: Late) -> Seen:
-        """For `size` decisions on this world."""
+        """For `size` decisions on this world. Raises UserError for more than 65535 nodes."""
         n, c = len(flat.node_f), len(flat.col_factor)
+        if n > np.iinfo(np.uint16).max:
+            raise UserError(f"a recording holds at most 65535 nodes, and this cluster has {n}")
+        changes = 4 * size + 2 * n + 1 if size else 0
         return cls(
-            np.zeros((size, n, len(late.node)), np.float32), np.zeros((size, c, len(late.pair)), np.float32),
-            np.zeros((size, len(late.request)), np.float32), np.zeros((size, n), np.bool_),
-            np.zeros((size, 2), np.int64), np.zeros(size),
+            np.zeros((changes, _fours(late.node)), np.float32), np.zeros(changes, np.int32),
+            np.zeros((size, c, _fours(late.pair)), np.float32), np.zeros((size, _fours(late.request)), np.float32),
+            np.zeros((size, cycle.most_scored(n)), np.uint16), np.zeros((size, 4), np.int64), np.zeros(size),
         )  # fmt: skip
+
+    def versions(self, recorded: int, nodes: int) -> NDArray[np.int32]:
+        """Which row of `change` says what each node showed at each decision [recorded, nodes]."""
+        upto = self.choice[:recorded, 3]
+        made = np.zeros((recorded, nodes), np.int32)
+        changes = np.arange(1, upto[-1] if recorded else 1, dtype=np.int32)
+        made[np.searchsorted(upto, changes, side="right"), self.change_row[changes]] = changes
+        for k in range(1, recorded):  # ten times as fast as `accumulate`
+            np.maximum(made[k - 1], made[k], out=made[k])
+        return made
+
+    def dense(self, versions: NDArray[np.int32], which: Ints) -> tuple[F32, NDArray[np.bool_]]:
+        """(node [B, N, Kn], ok [B, N]) of these decisions [B]: what every node showed, and which were candidates."""
+        ok = np.zeros((len(which), versions.shape[1]), np.bool_)
+        counts = self.choice[which, 2]
+        candidates = np.arange(self.rows.shape[1]) < counts[:, None]
+        ok[np.repeat(np.arange(len(which)), counts), self.rows[which][candidates]] = True
+        # As an index it would take ten times as long; no version is out of bounds.
+        return np.take(self.change, versions[which], axis=0, mode="clip"), ok
+
+
+def _fours(weights: F32) -> int:
+    return -(-len(weights) // 4) * 4
 
 
 def check(columns: tuple[str, ...]) -> None:
@@ -138,19 +168,27 @@ def collect(
     With `learns` off beliefs stay as they are in `state`: right where no column looks at them, and else a shortcut that
     whoever takes it must tell.
     """
-    n, hidden = len(flat.node_f), len(late.bias)
-    kept_half = (
-        np.zeros((n, len(late.node)), np.float32), np.zeros((n, hidden), np.float32),
-        np.zeros((len(flat.col_factor), len(late.pair)), np.float32),
-        np.zeros((len(flat.col_factor), hidden), np.float32), np.zeros(len(late.request), np.float32),
-        np.zeros(n, np.bool_), np.zeros(n, np.float32),
+    n, c, hidden = len(flat.node_f), len(flat.col_factor), -(-len(late.bias) // lanes.LANES) * lanes.LANES
+
+    def wide(weights: F32) -> F32:
+        """With zeros for hidden units up to a whole number of lanes, and for columns up to a whole number of fours."""
+        rows = ((0, _fours(weights) - len(weights)),) if weights.ndim > 1 else ()
+        return np.pad(weights, (*rows, (0, hidden - weights.shape[-1])))
+
+    by_class = np.argsort(flat.node_class, kind="stable")
+    scratch = (
+        np.zeros(_fours(late.node), np.float32), np.zeros((c, _fours(late.pair)), np.float32),
+        np.zeros(_fours(late.request), np.float32), np.zeros(hidden, np.float32), np.zeros((n, hidden), np.float32),
+        np.zeros((c, hidden), np.float32), np.zeros(c, np.float32), by_class, flat.node_class[by_class],
+        np.zeros(n, np.bool_), np.zeros(n + 1, np.int64), np.zeros(c + 1, np.int64),
+        np.zeros(n + lanes.LANES, np.float32), np.zeros(state.cells.shape[1:], np.bool_),
     )  # fmt: skip
     seen = seen or Seen.room(0, flat, late)
     state.number[kn.RECORDED] = 0
-    policy = (late.node, late.pair, late.request, late.bias, late.output, sharpness, uniforms, *kept_half)
+    weights = (wide(late.node), wide(late.pair), wide(late.request), wide(late.bias), wide(late.output))
     player(late.columns)(
-        flat.arrays(), state.arrays(), policy, (seen.node, seen.pair, seen.request, seen.ok, seen.choice, seen.logp),
-        until, learns,
+        flat.arrays(), state.arrays(), (*weights, sharpness, uniforms, *scratch),
+        tuple(getattr(seen, f.name) for f in fields(seen)), until, learns,
     )  # fmt: skip
 
 
@@ -159,81 +197,6 @@ def player(names: tuple[str, ...]) -> Kernel:
     """`kernel(flat, state, policy, record, until, learns)`; compiled on its first call, or taken from disk."""
     kernel: Kernel = kept(_KERNEL.format(names=names), linked(names), OVERLOADS).kernel
     return kernel
-
-
-_vectorised = njit(error_model="numpy", nogil=True, fastmath={"contract", "reassoc", "nsz"})
-
-
-@_vectorised
-def product(x: F32, weight: F32, out: F32) -> None:
-    """Out [H] += x [K] @ weight [K, H]."""
-    for k in range(len(x)):
-        v = x[k]
-        for h in range(len(out)):
-            out[h] += v * weight[k, h]
-
-
-@_vectorised
-def joined(half: F32, asked: F32, output: F32, ok: Any, node_i: Ints, out: F32) -> None:
-    """W · relu(half + asked of the class) of each node that is `ok`, into out [N]."""
-    zero, hidden = np.float32(0.0), len(output)
-    for row in range(len(ok)):
-        if ok[row]:
-            c, total = node_i[kn.CLASS, row], zero
-            for h in range(hidden):
-                v = half[row, h] + asked[c, h]
-                total += output[h] * (v if v > zero else zero)
-            out[row] = total
-
-
-@_vectorised
-def copied(source: Any, target: Any) -> None:
-    """One contiguous array into another: numba's own assignment takes ten times as long."""
-    one, other = source.ravel(), target.ravel()
-    for k in range(np.uint64(len(one))):
-        other[k] = one[k]
-
-
-@_vectorised
-def exponential(x: F32) -> None:
-    """Exp of x [N] <= 0 in place, within 2e-7 of itself: Cephes' `expf`, which a loop over it vectorises."""
-    for k in range(len(x)):
-        v = max(x[k], np.float32(-87.0))
-        z = np.floor(np.float32(1.44269504088896341) * v + np.float32(0.5))
-        r = v - z * np.float32(0.693359375) + z * np.float32(2.12194440e-4)
-        y = np.float32(1.9875691500e-4)
-        y = y * r + np.float32(1.3981999507e-3)
-        y = y * r + np.float32(8.3334519073e-3)
-        y = y * r + np.float32(4.1665795894e-2)
-        y = y * r + np.float32(1.6666665459e-1)
-        y = y * r + np.float32(5.0000001201e-1)
-        y = y * r * r + r + np.float32(1.0)
-        x[k] = y * np.int32((np.int32(z) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-@_vectorised
-def drawn(scores: F32, ok: Any, sharpness: float, u: float) -> Any:
-    """(row, log of its probability) drawn from softmax(sharpness × score) among those that are `ok`, by the uniform u.
-
-    The scores are overwritten.
-    """
-    n, highest = len(ok), np.float32(-np.inf)
-    for row in range(n):
-        highest = max(highest, scores[row] if ok[row] else np.float32(-np.inf))
-    for row in range(n):
-        scores[row] = np.float32(sharpness) * (scores[row] - highest) if ok[row] else np.float32(-np.inf)
-    exponential(scores)
-    total = np.float32(0.0)
-    for row in range(n):
-        total += scores[row] if ok[row] else np.float32(0.0)
-    wanted, so_far, last = np.float32(u) * total, np.float32(0.0), -1
-    for row in range(n):
-        if ok[row]:
-            last = row
-            so_far += scores[row]
-            if so_far > wanted:
-                break
-    return last, np.log(np.float64(scores[last]) / np.float64(total))
 
 
 @cache
@@ -248,56 +211,52 @@ def linked(names: tuple[str, ...]) -> Kernel:
         pod_f, pod_i, _, _, _, masks, settings, described, _ = flat
         node, node_i, _, _, _, _, _, queued, number = state[:9]
         cells, row_factor, col_factor, row_var, col_var = state[9:]
-        _, _, totals, in_row, in_column, present, _, _ = desk
+        _, _, totals, in_row, in_column, present, _, _ = desk[:8]
+        changed = desk[12]
         node_weight, pair_weight, request_weight, bias, output, sharpness, uniforms = policy[:7]
-        see_n, half, see_c, asked, see_q, ok, scores = policy[7:]
-        rec_node, rec_pair, rec_request, rec_ok, rec_i, rec_f = record
-        n, classes = len(ok), len(asked)
-        m, _, _ = cycle.window(pod_f, node, masks[pod_i[p, kn.MASK]], number, p, ok)
-        if m == 0:
-            return -1
-        if m == 1:  # a single feasible node is taken without asking
-            row = 0
-            while not ok[row]:
-                row += 1
-            return row
+        see_n, see_c, see_q, nothing, half, asked, told, by_class, class_of, ok, rows, first, scores, stale = policy[7:]
+        change, change_row, rec_pair, rec_request, rec_rows, rec_i, rec_f = record
+        cycle.window(pod_f, node, masks[pod_i[p, kn.MASK]], number, p, ok)
+        m = lanes.listed(ok, by_class, class_of, rows, first)
+        if m <= 1:  # a single feasible node is taken without asking
+            return rows[0] if m == 1 else -1
         number[kn.ASKED] += 1
-        asking = view.of_pod(pod_f, pod_i, settings, p, now_s)
-        told = write_pod(see_q, 0, asking)
-        write_cluster(see_q, told, dk.of_cluster(n, totals, queued))
-        asked[0] = bias
-        product(see_q, request_weight, asked[0])
-        if len(pair_weight) > 0:
-            if number[kn.STALE]:
-                bl.renew(
-                    settings, described, cells, row_factor, col_factor, row_var, col_var, in_row, in_column
-                )  # fmt: skip
-                number[kn.STALE] = 0
-            best_s = view.best_run_s(pod_f, pod_i, settings, cells, present, p)
-            for c in range(classes - 1, -1, -1):
-                both = view.of_pair(pod_f, pod_i, settings, cells, p, c, best_s, 0.0)
-                write_pair(see_c[c], 0, view.of_node(node, 0), asking, both)
-                asked[c] = asked[0]
-                product(see_c[c], pair_weight, asked[c])
-        else:
-            for c in range(1, classes):
-                asked[c] = asked[0]
-        for row in range(n):
-            if node_i[kn.CHANGED, row] and ok[row]:
-                write_node(see_n[row], 0, view.of_node(node, row))
-                half[row] = np.float32(0.0)
-                product(see_n[row], node_weight, half[row])
-                node_i[kn.CHANGED, row] = 0
-        joined(half, asked, output, ok, node_i, scores)
-        row, logp = drawn(scores, ok, sharpness, uniforms[p])
         at = number[kn.RECORDED]
-        if at < len(rec_f):
-            copied(see_n, rec_node[at])
-            copied(see_c, rec_pair[at])
-            copied(see_q, rec_request[at])
-            copied(ok, rec_ok[at])
-            rec_i[at, 0], rec_i[at, 1], rec_f[at] = p, row, logp
+        changes = rec_i[at - 1, 3] if 0 < at <= len(rec_f) else 1
+        records = at < len(rec_f) and changes + len(ok) <= len(change)  # once not, never again
+        request = rec_request[at] if records else see_q
+        asking = view.of_pod(pod_f, pod_i, settings, p, now_s)
+        end = write_pod(request, 0, asking)
+        write_cluster(request, end, dk.of_cluster(len(ok), totals, queued))
+        for k in range(changed[-1]):
+            row = changed[k]
+            seen = change[changes] if records else see_n
+            write_node(seen, 0, view.of_node(node, row))
+            lanes.product(nothing, seen, node_weight, half[row])
+            node_i[kn.CHANGED, row] = 0
+            if records:
+                change_row[changes] = row
+                changes += 1
+        changed[-1] = 0
+        base = asked[len(told) - 1]
+        lanes.product(bias, request, request_weight, base)
+        if len(pair_weight) > 0 and number[kn.STALE]:
+            bl.renew_row(
+                settings, described, cells, row_factor, col_factor, row_var, col_var, in_row, in_column, stale,
+                pod_i[p, kn.WORKLOAD],
+            )  # fmt: skip
+        best_s = view.best_run_s(pod_f, pod_i, settings, cells, present, p)
+        for c in range(len(told)):
+            pair = rec_pair[at, c] if records else see_c[c]
+            both = view.of_pair(pod_f, pod_i, settings, cells, p, c, best_s, 0.0)
+            write_pair(pair, 0, view.of_node(node, 0), asking, both)
+            told[c] = lanes.asked_of(base, pair, pair_weight, output, asked[c])
+        lanes.joined(half, asked, told, output, rows, first, scores)
+        k, logp = lanes.drawn(scores, m, sharpness, uniforms[p])
+        if records:
+            lanes.narrowed(rows, m, rec_rows[at])
+            rec_i[at, 0], rec_i[at, 1], rec_i[at, 2], rec_i[at, 3], rec_f[at] = p, rows[k], m, changes, logp
             number[kn.RECORDED] += 1
-        return row
+        return rows[k]
 
-    return loop.looped(pick)
+    return loop.looped(pick, residents=False)

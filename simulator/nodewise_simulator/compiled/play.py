@@ -13,7 +13,7 @@ from nodewise_simulator.compiled import cycle, loop, view
 from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.credit import charge_displaced
-from nodewise_simulator.compiled.fuse import OVERLOADS, Kernel, fuse, of_scope, priced, spliced
+from nodewise_simulator.compiled.fuse import OVERLOADS, Kernel, fuse, inlined, of_scope, priced, spliced
 from nodewise_simulator.compiled.kept import kept
 from nodewise_simulator.scorer import score
 
@@ -26,7 +26,7 @@ play = linked({names!r})
 
 @nb.njit(error_model="numpy", nogil=True, cache=True)
 def kernel(flat, state, policy, record, until):
-    play(flat, state, policy, record, until, True, True)
+    play(flat, state, policy, record, until, True)
 """
 
 
@@ -40,6 +40,12 @@ def player(names: tuple[str, ...]) -> Kernel:
     return kernel
 
 
+@inlined
+def _copy(source: Any, target: Any) -> None:
+    for k in range(len(source)):
+        target[k] = source[k]
+
+
 @cache
 def linked(names: tuple[str, ...]) -> Kernel:
     """The kernel of `player`, not kept."""
@@ -51,7 +57,7 @@ def linked(names: tuple[str, ...]) -> Kernel:
         pod_f, pod_i, true_s, node_f, names, masks, settings, described, stakes = flat
         node, node_i, slot_i, slot_f, pod, _, _, queued, number = state[:9]
         cells, row_factor, col_factor, row_var, col_var = state[9:]
-        resident, _, totals, in_row, in_column, present, _, _ = desk
+        resident, _, totals, in_row, in_column, present, _, _ = desk[:8]
         mode, term_weights, weights, sizes, low_n, high_n, low_r, high_r, low_q, high_q = policy[:10]
         sharpness, uniforms, charge, rows, see_n, see_r, see_q, by_rule, by_net = policy[10:]
         rec_node, rec_pair, rec_request, rec_i, rec_f, record_from = record
@@ -99,9 +105,10 @@ def linked(names: tuple[str, ...]) -> Kernel:
                     number[kn.DEPARTED] += chosen != by_rules
                     at_record = number[kn.RECORDED]
                     if record_from <= p < until and at_record < len(rec_f):
-                        rec_node[at_record, :m] = see_n[:m]
-                        rec_pair[at_record, :m] = see_r[:m]
-                        rec_request[at_record] = see_q
+                        for k in range(m):
+                            _copy(see_n[k], rec_node[at_record, k])
+                            _copy(see_r[k], rec_pair[at_record, k])
+                        _copy(see_q, rec_request[at_record])
                         rec_i[at_record, 0], rec_i[at_record, 1], rec_i[at_record, 2] = p, m, chosen
                         rec_f[at_record] = logp
                         number[kn.RECORDED] += 1
@@ -115,4 +122,4 @@ def linked(names: tuple[str, ...]) -> Kernel:
             pod[p, kn.TAUGHT] = stakes[bl.VOLUME, w, 0] * bl.knowledge_gradient(cells, stakes, w, c)
         return row
 
-    return loop.looped(pick)
+    return loop.looped(pick, credit=True)

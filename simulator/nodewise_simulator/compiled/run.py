@@ -45,11 +45,12 @@ class State:
     col_var: Floats  # [C]
 
     @classmethod
-    def start(cls, flat: Flat) -> State:
-        """An empty cluster before the first arrival."""
+    def start(cls, flat: Flat, *, queues: bool = False) -> State:
+        """An empty cluster before the first arrival; `queues`: a node's room limits nobody."""
         n, p = len(flat.node_f), len(flat.pod_f)
         w, c = len(flat.row_factor), len(flat.col_factor)
-        cap = int(min(flat.node_f[:, kn.POD_ROOM].max(), p)) + 1
+        cap = p if queues else int(min(flat.node_f[:, kn.POD_ROOM].max(), p))
+        cap += 1
         node = np.zeros((kn.NODE_WIDTH, n))
         node[kn.FREE : kn.FREE + 4] = flat.node_f[:, :4].T
         node[[kn.CPU_HAS, kn.MEM_HAS, kn.GPU_HAS]] = flat.node_f[:, : kn.POD_ROOM].T
