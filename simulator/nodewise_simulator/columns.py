@@ -24,7 +24,7 @@ from nodewise_simulator.world import QUANTUM_S, Json, SimPod, pod_manifest
 Ints = NDArray[np.int64]
 
 _MIB = 2.0**20
-_AT_ONCE = 65_536
+_BATCH = 65_536
 """Names that are text at one time."""
 
 
@@ -66,7 +66,8 @@ def told(seconds: Floats) -> Floats:
 class PodColumns(Sequence[SimPod]):
     """P pods in order of arrival, C node classes. Each asks for some CPU and memory.
 
-    Raises UserError for columns of unlike lengths, and for numbers that no manifest says.
+    Raises UserError for columns of unlike lengths, for numbers that no manifest says or no pod can hide, and for pods
+    that are not in order of arrival.
     """
 
     templates: tuple[Template, ...]
@@ -90,22 +91,33 @@ class PodColumns(Sequence[SimPod]):
         for name in _COLUMNS:
             if len(getattr(self, name)) != pods:
                 raise UserError(f"column {name} has {len(getattr(self, name))} rows, and template has {pods}")
-        place = np.arange(pods)
-        after = self.deadline_after_s
-        for name, wrong in (
-            ("template", (self.template < 0) | (self.template >= len(self.templates))),
-            ("created_s", ~(self.created_s >= 0.0) | (self.created_s / QUANTUM_S % 1.0 != 0.0)),
-            ("cpu_milli", ~(self.cpu_milli >= 1.0) | (self.cpu_milli % 1.0 != 0.0)),
-            ("memory_bytes", ~(self.memory_bytes >= 1.0) | (self.memory_bytes % 1.0 != 0.0)),
-            ("gpus_milli", ~(self.gpus_milli >= 0.0) | (self.gpus_milli % 1000.0 != 0.0)),
-            ("deadline_after_s", ~(after > 0.0) | (np.isfinite(after) & (told(after) != after))),
-            ("expected_s", ~np.isnan(self.expected_s) & (~(self.expected_s > 0.0) | _not_told(self.expected_s))),
-            ("true_run_s", ~(self.true_run_s >= QUANTUM_S).all(axis=1)),
-            ("owner", (self.owner < 0) | (self.owner > place)),
-        ):
+        with np.errstate(invalid="ignore"):  # inf has no remainder, and is refused for that
+            refused = self._refused()
+        for name, wrong in refused.items():
             if wrong.any():
                 k = int(np.flatnonzero(wrong)[0])
                 raise UserError(f"column {name} of pod {k} is {getattr(self, name)[k]}, which no pod can have")
+        if len(early := np.flatnonzero(np.diff(self.created_s) < 0.0)):
+            k = int(early[0]) + 1
+            raise UserError(f"pod {k} is created before pod {k - 1}; put the rows in order of created_s")
+
+    def _refused(self) -> dict[str, NDArray[np.bool_]]:
+        """By column, the pods whose number no pod can have [P]."""
+        after, said_s, alone_s = self.deadline_after_s, self.expected_s, self.true_run_s
+        return {
+            "template": (self.template < 0) | (self.template >= len(self.templates)),
+            "created_s": ~(self.created_s >= 0.0) | (self.created_s / QUANTUM_S % 1.0 != 0.0),
+            "cpu_milli": ~(self.cpu_milli >= 1.0) | (self.cpu_milli % 1.0 != 0.0),
+            "memory_bytes": ~(self.memory_bytes >= 1.0) | (self.memory_bytes % 1.0 != 0.0),
+            "gpus_milli": ~(self.gpus_milli >= 0.0) | (self.gpus_milli % 1000.0 != 0.0),
+            "deadline_after_s": ~(after > 0.0) | (np.isfinite(after) & (told(after) != after)),
+            "expected_s": ~np.isnan(said_s) & (~((said_s > 0.0) & (said_s < np.inf)) | (told(said_s) != said_s)),
+            "true_run_s": ~((alone_s >= QUANTUM_S) & (alone_s < np.inf)).all(axis=1),
+            "sensitivity": ~((self.sensitivity >= 0.0) & (self.sensitivity < np.inf)),
+            "noise": ~((self.noise >= 0.0) & (self.noise < np.inf)),
+            "noise_factor": ~((self.noise_factor > 0.0) & (self.noise_factor < np.inf)),
+            "owner": (self.owner < 0) | (self.owner > np.arange(len(self))),
+        }
 
     def __len__(self) -> int:
         return len(self.template)
@@ -128,10 +140,9 @@ class PodColumns(Sequence[SimPod]):
     def __iter__(self) -> Iterator[SimPod]:
         return (self[k] for k in range(len(self)))
 
-    def part(self, begin: int, end: int) -> PodColumns:
-        """Some of them, with numbers, names and owners from 0 on again."""
-        cut = {name: getattr(self, name)[begin:end] for name in _COLUMNS}
-        return replace(self, **{**cut, "owner": np.maximum(cut["owner"] - begin, 0)})
+    def part(self, size: int) -> PodColumns:
+        """The first of them, whose owners are among them."""
+        return replace(self, **{name: getattr(self, name)[:size] for name in _COLUMNS})
 
     def manifest(self, k: int) -> Json:
         """The v1.Pod."""
@@ -190,8 +201,8 @@ class PodColumns(Sequence[SimPod]):
         pods = len(self)
         width = max(map(len, heads), default=0) + max(5, len(str(pods))) + len("--uid")
         uids, crc = np.empty(pods, f"S{width}"), np.empty(pods, np.int64)
-        for begin in range(0, pods, _AT_ONCE):
-            numbers = self.template[begin : begin + _AT_ONCE].tolist()
+        for begin in range(0, pods, _BATCH):
+            numbers = self.template[begin : begin + _BATCH].tolist()
             text = [b"%s-%05d-uid" % (heads[t], k) for k, t in enumerate(numbers, begin)]
             uids[begin : begin + len(text)] = text
             crc[begin : begin + len(text)] = [zlib.crc32(uid) for uid in text]
@@ -210,7 +221,3 @@ class PodColumns(Sequence[SimPod]):
 
 
 _COLUMNS = tuple(f.name for f in fields(PodColumns) if f.name != "templates" and not f.name.startswith("_"))
-
-
-def _not_told(seconds: Floats) -> NDArray[np.bool_]:
-    return np.asarray(told(seconds) != seconds)

@@ -70,9 +70,13 @@ class Stage:
     """
 
     def __init__(self, world: World, simulator: str = AUTO) -> None:
-        """Raises UserError for an unknown engine."""
+        """Raises UserError for an unknown engine, and for a world in which nothing would be played or counted."""
         if simulator not in SIMULATORS:
             raise UserError(f"there is no simulator {simulator!r}; choose one of {', '.join(SIMULATORS)}")
+        if not world.nodes:
+            raise UserError(f"scenario {world.scenario} has no nodes; give it one")
+        if len(world.pods) <= world.warm:
+            raise UserError(f"scenario {world.scenario} has no counted pods; it needs more than its {world.warm} warm")
         self.world, self.simulator = world, simulator
 
     @cached_property

@@ -7,6 +7,7 @@ takes it that what is stable at one load is stable at all lower ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class Search:
     bundle: Path | None = None
     simulator: str = AUTO
 
+    @property
+    def steps(self) -> int:
+        """How many steps there are from `least` on without leaving the range."""
+        return math.floor((self.most - self.least) / self.step + 1e-9)
+
     def at(self, load: float) -> str:
         """The scenario at a load."""
         taken = self.scenario.partition("@")[2]
@@ -61,6 +67,10 @@ class Search:
             raise UserError(f"the search sets load itself; leave it out of {self.scenario}")
         if not 0.001 <= self.step <= 0.5:
             raise UserError(f"--step is {self.step:g}; take 0.001 to 0.5")
+        if not 0.0 < self.least < self.most < math.inf:
+            raise UserError(f"loads are searched from {self.least:g} to {self.most:g}; take 0 < least < most")
+        if lab.BOUND in self.policies:
+            raise UserError(f"policy {lab.BOUND!r} places no pods and has no stable load; leave it out of --policies")
         if len(set(self.policies)) != len(self.policies):
             raise UserError("--policies names a policy twice; name each once")
         lab.check(self.at(self.least), seed, self.policies, self.bundle, self.simulator)
@@ -89,7 +99,6 @@ def stable_loads(
 def of_seed(search: Search, seed: int) -> list[Result]:
     """The largest stable load of each policy on the cluster of a seed; all policies see the same worlds."""
     stages: dict[int, Stage] = {}
-    steps = round((search.most - search.least) / search.step)
 
     def stable(policy: str, step: int) -> bool:
         if step not in stages:
@@ -97,7 +106,7 @@ def of_seed(search: Search, seed: int) -> list[Result]:
             stages[step] = Stage(scenarios.make(scenario, seed), search.simulator)
         return not lab.play_on(stages[step], policy, search.bundle).metrics["unstable"]
 
-    return [_result(search, policy, seed, _last(steps, policy, stable)) for policy in search.policies]
+    return [_result(search, policy, seed, _last(search.steps, policy, stable)) for policy in search.policies]
 
 
 def _last(steps: int, policy: str, stable: Callable[[str, int], bool]) -> int:
@@ -110,9 +119,8 @@ def _last(steps: int, policy: str, stable: Callable[[str, int], bool]) -> int:
 
 
 def _result(search: Search, policy: str, seed: int, step: int) -> Result:
-    steps = round((search.most - search.least) / search.step)
     load = search.least + max(step, 0) * search.step
-    metrics = {"stable_load": load, "at_limit": float(step in (-1, steps))}
+    metrics = {"stable_load": load, "at_limit": float(step in (-1, search.steps))}
     return Result(search.scenario, policy, seed, metrics, ())
 
 

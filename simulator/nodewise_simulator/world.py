@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nodewise.core.errors import UserError
 from nodewise.core.pods import NodeSpec, node_spec, pod_request
 from nodewise.core.types import Floats, PodRequest
 from nodewise.core.units import stamp
@@ -107,6 +108,15 @@ def sim_pod(manifest: Json, true_run_s: Floats, sensitivity: float = 0.0, **hidd
     if hidden.get("device_milli", 0.0) > 0.0:
         request = replace(request, gpus_milli=float(hidden["device_milli"]))
     return SimPod(manifest, request, np.maximum(true_run_s, QUANTUM_S), sensitivity, **hidden)
+
+
+def check_queues(world: World) -> None:
+    """Refuse what queues at nodes know nothing of. Raises UserError."""
+    more = world.changes or world.autoscaler or world.preempts
+    if world.fifo and (more or any(p.image or p.start_s or p.parents for p in world.pods)):
+        raise UserError(
+            f"scenario {world.scenario}: queues at nodes know no start latency, parents, node changes or preemption"
+        )
 
 
 def created_again(pod: SimPod, now_s: float, attempt: int) -> SimPod:

@@ -103,9 +103,10 @@ def test_s0q_at_every_published_load_as_ratios_to_earliest_finish(rho: float, ex
 
 def test_s0q_a_dqn_of_one_episode_is_behind_every_rule_that_looks_at_waits() -> None:
     """Measured after its 60 episodes: 5.66, 5.85 and unstable (variant A: 19.0, unstable, unstable); ours: README."""
+    rules = ("join-shortest-queue", "lwr-wait", "earliest-finish-time", "tuned-index", "policy-improvement")
+    worst = max(headline("S0q-array", rule, (1,), pods=1000, warm=100) for rule in rules)
     for policy in ("dqn-a", "dqn-b"):
-        learned = headline("S0q-array", policy, (1,), pods=1000, warm=100, episodes=1)
-        assert learned > headline("S0q-array", "earliest-finish-time", (1,), pods=1000, warm=100)
+        assert headline("S0q-array", policy, (1,), pods=1000, warm=100, episodes=1) > worst
 
 
 def test_s0q_as_arrays_agrees_with_the_world() -> None:
@@ -191,14 +192,7 @@ def test_s2_at_20_and_30_tasks_a_second_drops_3_5_and_20_percent_and_no_completi
     ("rate", "order", "expected"),
     [
         (24.0, "fifo", {"random": (20.64, 0.967, 1166), "balance-fit": (19.87, 0.984, 1156)}),
-        (
-            26.0,
-            "fifo",
-            {
-                "priority-minmin": (27.8, 0.819, 1163), "best-fit": (28.5, 0.799, 1170),
-                "balance-fit": (26.6, 0.843, 1158),
-            },
-        ),
+        (26.0, "fifo", {"best-fit": (28.5, 0.799, 1170)}),
         (26.0, "priority", {"balance-fit": (25.5, 0.959, 0)}),
         (26.0, "latest-start", {"balance-fit": (23.3, 1.0, 1155), "least-watts": (24.3, 1.0, 1143)}),
     ],
@@ -247,8 +241,8 @@ def test_s3_live_forest_0_1097_is_all_gpu_after_its_first_fifty_tasks() -> None:
 
 
 def test_s3_live_dqn_0_178_is_as_bad_as_random_while_rewards_go_to_the_action_before() -> None:
-    """Measured 0.178, 1.63 times all-GPU, where random is 1.49; here 250 of its 3,000 tasks, the whole run: README."""
-    learned, gpu, cpu = (headline("S3-live", name, (0,), tasks=250) for name in ("dqn", "all-gpu", "all-cpu"))
+    """Measured 0.178, 1.63 times all-GPU, where random is 1.49; here 150 of its 3,000 tasks, the whole run: README."""
+    learned, gpu, cpu = (headline("S3-live", name, (0,), tasks=150) for name in ("dqn", "all-gpu", "all-cpu"))
     assert 1.3 * gpu < learned < cpu
 
 
@@ -327,12 +321,26 @@ def test_s4_dqn_50_70_93_ends_anywhere_between_the_cpu_and_the_gpu() -> None:
 
     Here with 2 epochs of the source's 50; full figures: README.
     """
-    assert 12.96 < headline("S4", "dqn", (99,), epochs=2) < 122.93
+    assert 20.0 < headline("S4", "dqn", (99,), epochs=2) < 115.0
 
 
 def test_s4_an_agent_that_learnt_to_take_the_gpu_does_not_recover_in_500_tasks() -> None:
     """Measured 99.7 to 120.9; the report says 21.12, which is an agent of the CPU while it explores."""
     assert 99.0 < headline("S4", "dqn-biased", (99,), epochs=1) < 122.93
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "says"),
+    [
+        ("dqn-high", {"generator": "head"}, "has the policy 'dqn-high' for generator=first only; choose dqn for head"),
+        ("dqn-biased", {"generator": "head"}, "has the policy 'dqn-biased' for generator=first only; choose dqn "),
+        ("dqn", {"generator": "head", "exploring": 1}, "has exploring=1 for generator=first only; leave it out "),
+        ("dqn", {"exploring": 7}, "needs exploring 0 or 1, not 7"),
+    ],
+)
+def test_s4_refuses_what_a_generator_or_a_dqn_does_not_have(policy: str, options: dict[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=f"^scenario S4 {says}"):
+        _STUDIES["S4"].play(policy, 0, **options)
 
 
 def test_a_dqn_without_torch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,18 @@ def test_a_pod_is_the_same_at_each_look_and_a_slice_is_a_tuple() -> None:
         ({"true_run_s": 0.0}, "true_run_s of pod 1"),
         ({"template": 1000}, "template of pod 1 is 1000"),
         ({"owner": 2}, "owner of pod 1 is 2"),
+        ({"created_s": np.inf}, "created_s of pod 1 is inf"),
+        ({"memory_bytes": np.inf}, "memory_bytes of pod 1 is inf"),
+        ({"expected_s": np.inf}, "expected_s of pod 1 is inf"),
+        ({"true_run_s": np.inf}, "true_run_s of pod 1"),
+        ({"sensitivity": -1.0}, "sensitivity of pod 1 is -1.0"),
+        ({"sensitivity": np.nan}, "sensitivity of pod 1 is nan"),
+        ({"noise": np.nan}, "noise of pod 1 is nan"),
+        ({"noise_factor": 0.0}, "noise_factor of pod 1 is 0.0"),
+        ({"created_s": 1e6}, "pod 2 is created before pod 1; put the rows in order of created_s"),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_a_number_that_no_manifest_says_is_refused_with_its_pod(wrong: Mapping[str, Any], says: str) -> None:
     _, pods = of(TEXTS[0])
     ((name, value),) = wrong.items()
@@ -72,6 +82,12 @@ def test_a_number_that_no_manifest_says_is_refused_with_its_pod(wrong: Mapping[s
         replace(pods, **{name: column})
     with pytest.raises(UserError, match="column sensitivity has 2 rows"):
         replace(pods, sensitivity=np.zeros(2))
+
+
+def test_the_first_pods_of_columns_are_those_pods() -> None:
+    _, pods = of(TEXTS[1])
+    first = pods.part(60)
+    assert [repr(p) for p in first] == [repr(p) for p in pods[:60]]
 
 
 def test_times_are_told_as_an_annotation_writes_them() -> None:

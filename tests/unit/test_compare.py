@@ -15,6 +15,7 @@ from nodewise_simulator import lab
 from nodewise_simulator.compare import Grid, Kept, Row, check, run, write
 from nodewise_simulator.compare import kept as kept_module
 from nodewise_simulator.metrics import Result
+from nodewise_simulator.run import SIMULATORS
 from nodewise_simulator.studies import Study
 
 SMALL = "S0q@pods=20,warm=5"
@@ -114,6 +115,15 @@ def test_results_are_never_written_over_nor_put_together_with_what_other_code_or
     (tmp_path / "runs.parquet").mkdir()
     with pytest.raises(UserError, match=r"runs\.parquet would be written"):
         check(tmp_path)
+
+
+def test_of_results_of_another_engine_only_those_of_baselines_which_choose_their_own_are_taken(tmp_path: Path) -> None:
+    first, names = Kept(tmp_path, "x", resume=False), ("index", "rollout-oracle")
+    first.add([Result(SMALL, name, 1, {"cost": 1.0}, (), simulator="compiled") for name in names], None)
+    del first
+    kept = Kept(tmp_path, "x", resume=True)
+    taken = {s: [r.policy for r in kept.take(Grid((SMALL,), names, (1,), simulator=s))] for s in SIMULATORS}
+    assert taken == {"auto": [*names], "compiled": [*names], "reference": ["rollout-oracle"]}
 
 
 def test_the_trace_of_a_result_is_part_of_what_it_is(tmp_path: Path) -> None:

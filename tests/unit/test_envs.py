@@ -1,6 +1,7 @@
 """Environments for learners: what they show is what a policy is shown, and what they reward is what pods cost."""
 
 import math
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -107,7 +108,7 @@ def realised(made: World, outcomes: list[Outcome], now_s: float) -> float:
     return total
 
 
-@pytest.mark.parametrize(("scenario", "lost"), [(BUSY, 0), (ELASTIC, 30)])
+@pytest.mark.parametrize(("scenario", "lost"), [(BUSY, 0), (ELASTIC, 30), ("S2q@pods=40", 0)])
 def test_rewards_are_minus_the_cents_that_fell_due_and_sum_to_what_the_counted_pods_cost(
     scenario: str, lost: int
 ) -> None:
@@ -216,6 +217,13 @@ def stepped(actions: Any, env: Any = None) -> None:
     made.step(actions)
 
 
+def ended() -> Episode:
+    episode = Episode(scenarios.make(TINY, 1))
+    while not episode.over:
+        episode.place(int(np.flatnonzero(episode.seen.mask)[0]))
+    return episode
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -225,8 +233,12 @@ def stepped(actions: Any, env: Any = None) -> None:
         (lambda: NodewiseEnv(TINY, render_mode="human"), "the environment draws nothing; leave out "),
         (lambda: VecEnv(0, TINY), "there cannot be num_envs=0 worlds; take 1 or more"),
         (lambda: stepped([1, 2, 3]), r"step wants one action for each of 2 worlds, not an array of \(3,\)"),
-        (lambda: stepped([1, 60]), "action 60 is no node; take one from 0 to 59"),
+        (lambda: stepped([1.0, 2.0]), "step wants rows of nodes as whole numbers, not an array of float64"),
+        (lambda: stepped(3.7, NodewiseEnv(TINY)), "action 3.7 is no node; take a whole number"),
         (lambda: stepped({"node_3": 11}, BiddingEnv(TINY)), "node_3 bids 11; a bid is a whole number from 0 to 10"),
+        (lambda: ended().feasible(0), "the episode is over; reset the environment"),
+        (lambda: highest(ended(), np.zeros(60, int)), "the episode is over; reset the environment"),
+        (lambda: stepped({"node_3": 3.7}, BiddingEnv(TINY)), "node_3 bids 3.7; a bid is a whole number from 0 to 10"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_a_sentence(wrong: Callable[[], Any], says: str) -> None:
@@ -234,14 +246,36 @@ def test_what_cannot_be_is_refused_in_a_sentence(wrong: Callable[[], Any], says:
         wrong()
 
 
+@pytest.mark.parametrize("wrong", [-1, 60])
+def test_a_wrong_action_in_one_world_leaves_all_of_them_as_they_were(wrong: int) -> None:
+    env = VecEnv(2, TINY)
+    env.reset(seed=1)
+    asking = [(e.pod, e.now_s, e.due_cents) for e in env.episodes]
+    with pytest.raises(UserError, match=f"^action {wrong} is no node; take one from 0 to 59$"):
+        env.step([1, wrong])
+    assert [(e.pod, e.now_s, e.due_cents) for e in env.episodes] == asking
+
+
+def test_gymnasium_is_imported_when_its_environments_are_asked_for_and_not_before() -> None:
+    asks = "import sys, nodewise_simulator.envs as envs; before = 'gymnasium' in sys.modules; envs.VecEnv; "
+    asks += "print(before, 'Nodewise/Place-v0' in sys.modules['gymnasium'].registry)"
+    told = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "True"]
+
+
 @pytest.mark.parametrize(
-    ("name", "package"), [("NodewiseEnv", "gymnasium"), ("VecEnv", "gymnasium"), ("BiddingEnv", "pettingzoo")]
-)
-def test_without_the_packages_the_extra_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ("name", "file", "package"),
+    [
+        ("NodewiseEnv", "single", "gymnasium"), ("VecEnv", "vector", "gymnasium"),
+        ("BiddingEnv", "bidding", "pettingzoo"),
+    ],
+)  # fmt: skip
+def test_without_the_packages_the_extra_is_named(
+    name: str, file: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for module in [m for m in sys.modules if m.split(".")[0] == package]:
         monkeypatch.setitem(sys.modules, module, None)
-    for file in ("single", "vector", "bidding"):
-        monkeypatch.delitem(sys.modules, f"nodewise_simulator.envs.{file}")
+    monkeypatch.delitem(sys.modules, f"nodewise_simulator.envs.{file}")
     envs = sys.modules["nodewise_simulator.envs"]
     with pytest.raises(UserError, match=rf"needs? {package}; pip install 'nodewise\[envs\]'$"):
         getattr(envs, name)

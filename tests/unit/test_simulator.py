@@ -12,11 +12,11 @@ from nodewise.core.types import ClusterView, PodRequest
 from nodewise.core.units import stamp
 from nodewise.policies import DEFAULT, POLICIES, builtin
 from nodewise.policies.bundle import read_card
-from nodewise_simulator import scenarios
+from nodewise_simulator import lab, scenarios
 from nodewise_simulator.compare import compare, interval, ratio_interval
 from nodewise_simulator.direct import Direct
 from nodewise_simulator.engine import Engine, Outcome
-from nodewise_simulator.run import play, resolve, simulate
+from nodewise_simulator.run import Stage, play, resolve, simulate
 from nodewise_simulator.scheduler import KubeScheduler, feasible_to_find
 from nodewise_simulator.world import SimPod, World, node_manifest, sim_pod, world
 
@@ -201,6 +201,27 @@ def test_an_oracle_is_told_the_true_run_times() -> None:
 def test_a_bad_scenario_is_one_sentence(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         scenarios.make(text, 1)
+
+
+@pytest.mark.parametrize("name", ["hetero", "S2q", "S0q-array"])
+def test_a_seed_below_zero_is_one_sentence(name: str) -> None:
+    with pytest.raises(UserError, match=f"scenario {name} needs seed >= 0, not -1"):
+        lab.play_seed(name, -1, ("bound",))
+
+
+@pytest.mark.parametrize(
+    ("manifests", "pods", "warm", "says"),
+    [
+        ([], [pod("a", 0, [])], 0, "scenario t has no nodes"),
+        (nodes(1000), [], 0, "scenario t has no counted pods"),
+        (nodes(1000), [pod("a", 0, [1.0])], 1, "no counted pods; it needs more than its 1 warm"),
+    ],
+)
+def test_a_world_without_nodes_or_counted_pods_is_one_sentence(
+    manifests: list[Json], pods: list[SimPod], warm: int, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        Stage(world("t", 0, manifests, ("class-0",), pods, warm=warm))
 
 
 @pytest.mark.parametrize(

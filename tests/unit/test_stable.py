@@ -25,6 +25,11 @@ def test_bisection_finds_the_last_step_that_is_stable(edge: int) -> None:
     assert all(0 <= step <= 60 for step in asked)
 
 
+@pytest.mark.parametrize(("step", "steps"), [(0.02, 60), (0.1, 12), (0.35, 3), (0.5, 2)])
+def test_the_search_stays_in_its_range_and_reaches_its_end_where_the_step_divides_it(step: float, steps: int) -> None:
+    assert Search(TINY, (), step).steps == steps
+
+
 def test_arrivals_are_poisson_and_traces_long_unless_the_user_says_otherwise() -> None:
     assert Search("random-clusters", ()).at(0.7) == "random-clusters@burst=1,wave=0,per_node=600,load=0.7"
     assert Search(f"{TINY},wave=0.2", ()).at(0.72) == f"{TINY},wave=0.2,burst=1,load=0.72"
@@ -45,6 +50,9 @@ def test_a_cluster_that_is_far_overloaded_is_not_called_stable() -> None:
         (Search(TINY, ("economic",), step=0.0), "--step is 0; take 0.001 to 0.5"),
         (Search(TINY, ("economic", "economic")), "names a policy twice"),
         (Search(TINY, ("nope",)), "nope"),
+        (Search(TINY, ("best-fit", "bound")), "policy 'bound' places no pods and has no stable load; leave it out"),
+        (Search(TINY, ("economic",), least=1.0, most=0.5), "from 1 to 0.5; take 0 < least < most"),
+        (Search(TINY, ("economic",), least=0.0), "from 0 to 1.4; take 0 < least"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_in_a_sentence(search: Search, says: str) -> None:

@@ -47,7 +47,7 @@ def command(
     """Write what was recorded of a cluster to one file, for `nodewise advise`: nodes, pods, fates, what was learned.
 
     Without an operator's store, what the cluster itself still remembers: finished pods tell their run times. No
-    environment, arguments or volumes of pods are kept.
+    environment, arguments or volumes of pods are kept; all their labels are.
     """
     from nodewise.cli.advise import since_s
 

@@ -1,7 +1,8 @@
 """What is kept of pods and nodes, and the one file that a whole recording fits in.
 
-Kept is what placing them again depends on and nothing else: no environment, no arguments, no volumes' contents. A
-trimmed object is still Kubernetes JSON, so it is read by `nodewise.core.pods` like any other.
+Kept is what placing them again depends on: no environment, no arguments, no volumes' contents. All labels of pods stay,
+because the selector of any other pod, even of one that comes later, may name them. A trimmed object is still Kubernetes
+JSON, so it is read by `nodewise.core.pods` like any other.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def training_trace(world: World, number: int) -> World:
     if world.again is not None:
         other = world.again(number)
         pods = other.pods
-        return replace(other, pods=pods.part(0, size) if isinstance(pods, PodColumns) else pods[:size])
+        return replace(other, pods=pods.part(size) if isinstance(pods, PodColumns) else pods[:size])
     if world.warm < _LEAST or any(p.parents for p in world.pods):
         raise UserError(
             f"{NAME} learns from the pods before the counted ones, independent of each other and at least {_LEAST};"

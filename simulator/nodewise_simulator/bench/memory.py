@@ -17,16 +17,13 @@ from nodewise_simulator.compare import Row
 from nodewise_simulator.run import COMPILED, Stage, resolve
 
 NODES, WARM = 40, 50
-PODS = 1_000_000
 POLICY = "economic"
 _STEPS = 3
 
 Progress = Callable[[str, int, int], None]
 
 
-def bench_memory(
-    *, pods: int = PODS, policy: str = POLICY, seed: int = 1, progress: Progress = lambda *_: None
-) -> list[Row]:
+def bench_memory(*, pods: int, policy: str = POLICY, seed: int = 1, progress: Progress = lambda *_: None) -> list[Row]:
     """Rows of one run of `random-clusters`, metrics included; `peak_rss` is this process's, from its start.
 
     Raises UserError for fewer pods than warm the cluster, or a policy that the compiled engine does not play.

@@ -16,6 +16,7 @@ import nodewise_simulator
 from nodewise.commit import commit
 from nodewise.core.errors import UserError
 from nodewise_simulator import lab
+from nodewise_simulator.baselines import BASELINES
 from nodewise_simulator.metrics import Result
 from nodewise_simulator.run import AUTO
 
@@ -56,14 +57,19 @@ class Kept:
             self._write([{"command": command, "commit": commit(), "code": code()}])
 
     def take(self, grid: Grid) -> list[Result]:
-        """Those of a grid that are there, made by the same policies on the same traces, by an engine it may have."""
+        """Those of a grid that are there, made by the same policies on the same traces, by an engine it may have.
+
+        Baselines choose their engine themselves.
+        """
+        engines = ("", grid.simulator)
         wanted = ((s, p, seed) for s in grid.scenarios for p in grid.of(s) for seed in grid.seeds)
         identity = {(s, p): lab.identity(s, p, grid.bundle) for s in grid.scenarios for p in grid.of(s)}
         found = [(key, self._held[key]) for key in wanted if key in self._held]
         return [
             result
             for key, (result, made_of) in found
-            if made_of == identity[key[:2]] and (grid.simulator == AUTO or result.simulator in ("", grid.simulator))
+            if made_of == identity[key[:2]]
+            and (grid.simulator == AUTO or key[1] in BASELINES or result.simulator in engines)
         ]
 
     def add(self, results: Sequence[Result], bundle: Path | None) -> None:

@@ -6,19 +6,19 @@ from typing import Any
 
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import jit
+from nodewise_simulator.compiled.fuse import bare
 
 # At one instant, room is given back before anybody asks for it. Ends and arrivals that are foreseen are not in here.
-CHANGE, BEGIN, ARRIVAL, TIMER, SCAN, TICK = range(1, 7)
-# What a change is that the engine itself has planned.
+CHANGE, BEGIN, ARRIVAL, AGAIN, TIMER, SCAN, TICK = range(1, 8)
+# What a change is that the engine itself has planned, or tries again.
 UNREACHABLE, DELETED, DRAIN_AGAIN, LEAVE, JOINED = range(5)
 # Columns of an event: its kind and number, and who or what it is about.
 KIND, NUMBER, WHO, WHICH, WHAT = range(5)
-# Of `size`: events in the heap, events ever, and those in the heap that are work, not timers, scans or ticks.
+# Of `size`: events in the heap, events ever, and changes, starts and arrivals in the heap.
 IN_HEAP, EVER, WORK = range(3)
 
 
-@jit
+@bare
 def _sooner(at_s: Floats, event: Ints, a: int, b: int) -> Any:
     if at_s[a] != at_s[b]:
         return at_s[a] < at_s[b]
@@ -27,18 +27,18 @@ def _sooner(at_s: Floats, event: Ints, a: int, b: int) -> Any:
     return event[a, NUMBER] < event[b, NUMBER]
 
 
-@jit
+@bare
 def _swap(at_s: Floats, event: Ints, a: int, b: int) -> None:
     at_s[a], at_s[b] = at_s[b], at_s[a]
     for k in range(5):
         event[a, k], event[b, k] = event[b, k], event[a, k]
 
 
-@jit
+@bare
 def push(at_s: Floats, event: Ints, size: Ints, when_s: float, kind: int, who: int, which: int, what: int) -> None:
-    """Add an event. Whoever plays sees to it that there is room: see `full.FULL`."""
+    """Add an event. Whoever plays sees to it that there is room: see `wide.FULL`."""
     size[EVER] += 1
-    size[WORK] += kind < TIMER
+    size[WORK] += kind < AGAIN
     k = size[IN_HEAP]
     size[IN_HEAP] += 1
     at_s[k] = when_s
@@ -49,12 +49,12 @@ def push(at_s: Floats, event: Ints, size: Ints, when_s: float, kind: int, who: i
         k = (k - 1) // 2
 
 
-@jit
+@bare
 def pop(at_s: Floats, event: Ints, size: Ints) -> Any:
     """Take the first event out: (kind, who, which, what)."""
     kind, who, which, what = event[0, KIND], event[0, WHO], event[0, WHICH], event[0, WHAT]
     size[IN_HEAP] -= 1
-    size[WORK] -= kind < TIMER
+    size[WORK] -= kind < AGAIN
     last, k = size[IN_HEAP], 0
     _swap(at_s, event, 0, last)
     while True:

@@ -69,7 +69,7 @@ def gone(h: Any, p: int, now_s: float, evicted: bool) -> None:
     h.fate[p, wd.TERMINATING] = 0
     h.fate[p, wd.DOWN_FOR] = h.more_i[p, wd.BUDGET]
     freed(h, row)
-    delay_s = min(times[wd.BACKOFF] * 2.0 ** (h.fate[p, wd.LIFE] - 1), times[wd.MAX_BACKOFF])
+    delay_s = min(times[wd.BACKOFF] * 2.0 ** min(h.fate[p, wd.LIFE] - 1, 60), times[wd.MAX_BACKOFF])
     h.fate[p, wd.LIFE] += 1
     h.pod_node[p] = -1
     h.pod[p, kn.BOUND_S] = h.pod[p, kn.STARTED_S] = np.nan
@@ -185,7 +185,8 @@ def _drain(h: Any, row: int, now_s: float) -> None:
         later(h, now_s + h.times[wd.GRACE], agenda.LEAVE, p, h.fate[p, wd.LIFE])
     if left:
         again_s = now_s + h.times[wd.DRAIN_RETRY]
-        later(h, again_s, agenda.DRAIN_AGAIN, row, h.machine_i[row, wd.HAPPENED])
+        happened = h.machine_i[row, wd.HAPPENED]
+        agenda.push(h.at_s, h.event, h.size, again_s, agenda.AGAIN, row, happened, agenda.DRAIN_AGAIN)
 
 
 @jit

@@ -46,6 +46,10 @@ class Played:
         while True:
             wide, books = tuple(self.wide), tuple(self.books)
             kernel(self.flat.arrays(), self.state.arrays(), policy, wide, books, self.waiting, learns)
+            if (self.books.fate[:, wd.LIFE] >= wd.LIVES).any():
+                raise UserError(
+                    f"scenario {self.world.scenario} loses one pod {wd.LIVES} times; the reference engine plays it"
+                )
             if self.books.no[wd.ENDED] != wd.FULL:
                 return bool(self.books.no[wd.ENDED] == wd.OVER)
             self.books = wd.grown(self.books)

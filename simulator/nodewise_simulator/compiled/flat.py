@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.physics import Queueing
 from nodewise_simulator.plugins import asks
 from nodewise_simulator.podtable import asked, expected_s, forms, hidden, identities, nonzero
-from nodewise_simulator.world import World
+from nodewise_simulator.world import World, check_queues
 
 Ints = NDArray[np.int64]
 
@@ -150,7 +151,8 @@ def modelled(world: World, *, everything: bool = False) -> None:
         raise refuse("late watches and measured use")
     if world.preempts:
         raise refuse("preemption")
-    if not everything and (what := _beyond(world)):
+    check_queues(world)
+    if what := _outside(world) if everything else _beyond(world):
         raise refuse(what)
     archs = {n.arch for n in world.nodes}
     of = forms(world.pods)
@@ -181,6 +183,24 @@ def _beyond(world: World) -> str:
     ):
         return "start latency, dependent pods and shared devices"
     return "pods that are not in order of arrival" if (np.diff(asked(world.pods).created_s) < 0.0).any() else ""
+
+
+def _outside(world: World) -> str:
+    """What of a world `full` does not model either; empty if nothing."""
+    if any(n.gpus_allocatable_milli > _MOST_DEVICES * 1000.0 for n in world.nodes):
+        return f"nodes of more than {_MOST_DEVICES} devices"
+    if not (world.changes or world.autoscaler):
+        return ""
+    # A pod that is made again is called UID-LIFE: no other may come between two of these by name.
+    uids = sorted(p.request.uid for p in world.pods)
+    for one, other in pairwise(uids):
+        if other.startswith(f"{one}-"):
+            return f"pods that are called {one!r} and {other!r} where pods are lost"
+    return ""
+
+
+_MOST_DEVICES = 62
+"""Those of a pod are bits of one number."""
 
 
 def _pod_f(world: World, rates: CostRates) -> Floats:

@@ -14,7 +14,7 @@ from nodewise_simulator.compiled import beliefs as bl
 from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
-from nodewise_simulator.compiled.fuse import Kernel, spliced
+from nodewise_simulator.compiled.fuse import Kernel, jit, spliced
 from nodewise_simulator.compiled.whole import Whole
 from nodewise_simulator.engine.loop import FRUITLESS
 
@@ -34,21 +34,16 @@ def played(choose: Kernel, deferral: tuple[Kernel, Kernel, Kernel]) -> Kernel:
     """
     queued_up, ask, gone = deferral
 
-    @spliced
-    def play(flat: Any, state: Any, policy: Any, w: Any, b: Any, held: Any, learns: bool) -> None:
-        pod_f, pod_i, true_s, node_f, _, masks, settings, described, _ = flat
-        node, node_i, slot_i, slot_f, pod, pod_node, _, queued, number = state[:9]
+    @jit
+    def on(flat: Any, state: Any, desk: Any, policy: Any, held: Any, learns: bool, h: Any) -> None:
+        pod_f, pod_i, _, node_f, _, masks, settings, described, _ = flat
+        node, node_i, _, _, pod, _, _, queued, number = state[:9]
         cells, row_factor, col_factor, row_var, col_var = state[9:]
-        desk = dk.laid(pod_f, pod_i, node, node_i, slot_i, pod, cells.shape[1], cells.shape[2])
-        resident, tree, totals, in_row, in_column, present, ended, here = desk[:8]
-        ok = np.zeros(len(node_f), np.bool_)
-        h: Any = Whole(  # type: ignore[no-untyped-call]
-            pod_f, pod_i, true_s, node_f, masks, settings, node, node_i, slot_i, slot_f, pod, pod_node, queued, number,
-            resident, tree, totals, present, ended, here, ok, *w, *b,
-        )  # fmt: skip
-        changes.classes(h)
+        _, tree, _, in_row, in_column, _, ended, _ = desk[:8]
+        ok = h.ok
         if number[kn.STALE]:
-            in_row[:] = True
+            for v in range(len(in_row)):
+                in_row[v] = True
         no, size, clock, fifo, changing = h.no, h.size, h.clock, h.flags[wd.FIFO], h.flags[wd.CHANGES]
         sizes, at_s, event = h.sizes, h.at_s, h.event
         margin = 8 * (len(pod_f) + len(node_f)) + 1024
@@ -144,5 +139,18 @@ def played(choose: Kernel, deferral: tuple[Kernel, Kernel, Kernel]) -> Kernel:
                 changes.scan(h, now_s)
                 if instant.at_work(h):
                     agenda.push(at_s, event, size, now_s + h.times[wd.SCAN_S], agenda.SCAN, 0, 0, 0)
+
+    @spliced
+    def play(flat: Any, state: Any, policy: Any, w: Any, b: Any, held: Any, learns: bool) -> None:
+        pod_f, pod_i, true_s, node_f, _, masks, settings, _, _ = flat
+        node, node_i, slot_i, slot_f, pod, pod_node, _, queued, number = state[:9]
+        desk = dk.laid(pod_f, pod_i, node, node_i, slot_i, pod, state[9].shape[1], state[9].shape[2])
+        resident, tree, totals, _, _, present, ended, here = desk[:8]
+        h: Any = Whole(  # type: ignore[no-untyped-call]
+            pod_f, pod_i, true_s, node_f, masks, settings, node, node_i, slot_i, slot_f, pod, pod_node, queued, number,
+            resident, tree, totals, present, ended, here, np.zeros(len(node_f), np.bool_), *w, *b,
+        )  # fmt: skip
+        changes.classes(h)
+        on(flat, state, desk, policy, held, learns, h)
 
     return play

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nodewise_simulator.compiled import agenda, changes, ends, machine, queue
+from nodewise_simulator.compiled import agenda, changes, cycle, ends, machine, queue
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
 from nodewise_simulator.compiled.fuse import jit
 from nodewise_simulator.compiled.room import fits
-from nodewise_simulator.scheduler import MIN_FEASIBLE
 
 Learn = tuple[Any, ...]
 
@@ -47,12 +46,12 @@ def other_events(h: Any, now_s: float, arrived: int) -> Any:
     """Changes of nodes, containers that start and timers of this instant: (pods that arrived, whether a tick came)."""
     no, tick, timed = h.no, False, False
     while no[wd.NEXT_CHANGE] < len(h.change_s) and h.change_s[no[wd.NEXT_CHANGE]] == now_s:
-        what, row = h.change[no[wd.NEXT_CHANGE]]
-        no[wd.NEXT_CHANGE] += 1
-        changes.apply(h, what, row, now_s)
+        k = no[wd.NEXT_CHANGE]
+        no[wd.NEXT_CHANGE] = k + 1
+        changes.apply(h, h.change[k, 0], h.change[k, 1], now_s)
     while h.size[agenda.IN_HEAP] > 0 and h.at_s[0] == now_s:
         kind, who, which, what = agenda.pop(h.at_s, h.event, h.size)
-        if kind == agenda.CHANGE:
+        if kind in (agenda.CHANGE, agenda.AGAIN):
             changes.planned(h, what, who, which, now_s)
         elif kind == agenda.BEGIN:
             row = h.pod_node[who]
@@ -156,7 +155,7 @@ def sample(h: Any, p: int) -> Any:
         if h.machine_i[row, wd.PRESENT]:
             here[n] = row
             n += 1
-    wanted = n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
+    wanted = cycle.most_scored(n)
     start, found, last = h.number[kn.START], 0, 0
     for k in range(n):
         row = here[(start + k) % n]

@@ -18,18 +18,18 @@ from nodewise_simulator.compiled import ends
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import jit
+from nodewise_simulator.compiled.fuse import bare
 from nodewise_simulator.compiled.room import take_room
 from nodewise_simulator.world import QUANTUM_S
 
 
-@jit
+@bare
 def later(time_s: float) -> Any:
     """The first simulated time that is not earlier."""
     return math.ceil(time_s / QUANTUM_S - 1e-9) * QUANTUM_S if time_s < np.inf else time_s
 
 
-@jit
+@bare
 def recount(
     pod_f: Floats, pod_i: Ints, node: Floats, node_i: Ints, resident: Floats, totals: Floats, fifo: bool, p: int,
     row: int, sign: float,
@@ -52,7 +52,7 @@ def recount(
     node[kn.RATE, row] = rate
 
 
-@jit
+@bare
 def settle(
     pod_f: Floats, pod_i: Ints, contention: float, node: Floats, node_i: Ints, slot_i: Ints, pod: Floats,
     pod_node: Ints, resident: Floats, totals: Floats, fifo: bool, p: int, row: int, now_s: float,
@@ -66,7 +66,8 @@ def settle(
     at = last
     while at > 0 and pod_i[slot_i[kn.RESIDENT, row, at - 1], kn.RANK] > pod_i[p, kn.RANK]:
         slot_i[kn.RESIDENT, row, at] = slot_i[kn.RESIDENT, row, at - 1]
-        resident[row, at] = resident[row, at - 1]
+        for k in range(8):
+            resident[row, at, k] = resident[row, at - 1, k]
         at -= 1
     slot_i[kn.RESIDENT, row, at] = p
     dk.put(pod_f, pod_i, pod, resident, p, row, at)
@@ -75,7 +76,7 @@ def settle(
     recount(pod_f, pod_i, node, node_i, resident, totals, fifo, p, row, 1.0)
 
 
-@jit
+@bare
 def leave(
     pod_f: Floats, pod_i: Ints, node: Floats, node_i: Ints, slot_i: Ints, resident: Floats, totals: Floats, fifo: bool,
     p: int, row: int,
@@ -87,13 +88,14 @@ def leave(
         at += 1
     for j in range(at, last):
         slot_i[kn.RESIDENT, row, j] = slot_i[kn.RESIDENT, row, j + 1]
-        resident[row, j] = resident[row, j + 1]
+        for k in range(8):
+            resident[row, j, k] = resident[row, j + 1, k]
     node_i[kn.COUNT, row] = last
     node_i[kn.CHANGED, row] = 1
     recount(pod_f, pod_i, node, node_i, resident, totals, fifo, p, row, -1.0)
 
 
-@jit
+@bare
 def advance(node: Floats, slot_f: Floats, runs: int, row: int, now_s: float) -> None:
     """Let what works on a node work until now."""
     passed_s = now_s - node[kn.UPDATED, row]
@@ -102,7 +104,7 @@ def advance(node: Floats, slot_f: Floats, runs: int, row: int, now_s: float) -> 
         slot_f[kn.LEFT, row, j] -= passed_s * slot_f[kn.SPEED, row, j]
 
 
-@jit
+@bare
 def begin(
     node: Floats, slot_i: Ints, slot_f: Floats, machine_i: Ints, pod: Floats, resident: Floats, fate: Ints, p: int,
     row: int, run_s: float, now_s: float,
@@ -121,7 +123,7 @@ def begin(
     resident[row, at, kn.SINCE_S] = now_s
 
 
-@jit
+@bare
 def stop(
     node: Floats, slot_i: Ints, slot_f: Floats, machine_i: Ints, fate: Ints, p: int, row: int, now_s: float
 ) -> Any:  # fmt: skip
@@ -141,7 +143,7 @@ def stop(
     return True
 
 
-@jit
+@bare
 def over(
     node: Floats, slot_i: Ints, slot_f: Floats, machine_i: Ints, fate: Ints, ended: Ints, row: int, now_s: float
 ) -> Any:  # fmt: skip
@@ -162,7 +164,7 @@ def over(
     return found
 
 
-@jit
+@bare
 def reschedule(
     pod_f: Floats, extra: Floats, node: Floats, node_i: Ints, slot_i: Ints, slot_f: Floats, machine_i: Ints,
     fate: Ints, number: Ints, tree: Ints, row: int, now_s: float,
@@ -192,7 +194,7 @@ def reschedule(
     ends.moved(tree, node, node_i, row)
 
 
-@jit
+@bare
 def tell_time(
     settings: Floats, node: Floats, resident: Floats, cells: Floats, residents: int, c: int, row: int, now_s: float,
     fifo: bool,
@@ -220,7 +222,7 @@ def tell_time(
 # --- shares of accelerators ------------------------------------------------------------------------------------------
 
 
-@jit
+@bare
 def has_device(device: Floats, extra: Floats, whole: int, p: int, row: int) -> Any:
     """Whether a device has room for the pod's share, or enough whole ones are free."""
     free = 0
@@ -233,7 +235,7 @@ def has_device(device: Floats, extra: Floats, whole: int, p: int, row: int) -> A
     return extra[p, wd.SHARE] == 0.0 and free >= whole
 
 
-@jit
+@bare
 def take_devices(device: Floats, extra: Floats, whole: int, fate: Ints, p: int, row: int) -> None:
     """Give a pod the fullest device that has room for its share, or the first whole ones that are free."""
     if extra[p, wd.SHARE] > 0.0:
@@ -252,7 +254,7 @@ def take_devices(device: Floats, extra: Floats, whole: int, fate: Ints, p: int, 
             taken += 1
 
 
-@jit
+@bare
 def give_devices(device: Floats, extra: Floats, fate: Ints, p: int, row: int) -> None:
     """Take them back."""
     for k in range(device.shape[1]):

@@ -13,7 +13,7 @@ from nodewise.core.types import Floats
 from nodewise_simulator.compiled import agenda
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare, jit
+from nodewise_simulator.compiled.fuse import jit
 
 # Columns of `q_f`: when its back-off is over, its place within its priority, when it was tried last, when the extender
 # changes it, and for which change a timer was set last.
@@ -21,7 +21,7 @@ READY, AGE, TRIED, PATCHED, TIMED = range(5)
 # Columns of `q_i`: cycles without a node, whether the extender held it, its place in the set it is in, when it came,
 # and whether it waits.
 TRIES, HELD, AT, CAME, WAITS = range(5)
-# Rows of `lists`, and of `sizes` first: how many are in each; then pods that wait, turns, and timers of the flush.
+# Rows of `lists`, and of `sizes` first: how many are in each; then pods that wait, and turns.
 ACTIVE, BACKING, UNFIT, HOLD, WAITING, TURNS = range(6)
 # Columns of `retry`: settings of `physics.Queueing`, when the flush looks next, and the timer that was set last.
 INITIAL, LONGEST, FLUSH, AT_ONCE, BY_CREATION, NEXT_FLUSH, LATEST = range(7)
@@ -29,7 +29,7 @@ INITIAL, LONGEST, FLUSH, AT_ONCE, BY_CREATION, NEXT_FLUSH, LATEST = range(7)
 _FLUSH_LOOK_S = 30.0
 
 
-@bare
+@jit
 def _before(pod_i: Ints, q_f: Floats, heap: int, a: int, b: int) -> Any:
     if heap == BACKING and q_f[a, READY] != q_f[b, READY]:
         return q_f[a, READY] < q_f[b, READY]
@@ -43,7 +43,7 @@ def _before(pod_i: Ints, q_f: Floats, heap: int, a: int, b: int) -> Any:
 # The arrays are taken out of `h` once a call: each look into it is counted, for whoever frees it.
 
 
-@bare
+@jit
 def _push(pod_i: Ints, q_f: Floats, lists: Ints, sizes: Ints, heap: int, p: int) -> None:
     k = sizes[heap]
     sizes[heap] += 1
@@ -56,7 +56,7 @@ def _push(pod_i: Ints, q_f: Floats, lists: Ints, sizes: Ints, heap: int, p: int)
         k = up
 
 
-@bare
+@jit
 def _pop(pod_i: Ints, q_f: Floats, lists: Ints, sizes: Ints, heap: int) -> Any:
     p = lists[heap, 0]
     sizes[heap] -= 1
@@ -134,7 +134,7 @@ def wake(h: Any, p: int, now_s: float, idle: bool) -> None:
     _wake(h.pod_i, h.q_f, h.q_i, h.lists, h.sizes, h.retry, h.at_s, h.event, h.size, p, now_s, idle)
 
 
-@bare
+@jit
 def _wake(
     pod_i: Ints, q_f: Floats, q_i: Ints, lists: Ints, sizes: Ints, retry: Floats, at_s: Floats, event: Ints, size: Ints,
     p: int, now_s: float, idle: bool,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nodewise.core.annotations import hints
-from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import agenda
 from nodewise_simulator.compiled import kernels as kn
@@ -26,7 +24,7 @@ Bools = NDArray[np.bool_]
 PULL, START, OUTPUT, SHARE, SHARE_SENSITIVITY, DEADLINE_AFTER = range(6)
 IMAGE, BUDGET, WANTS_WHOLE, FIRST_CRC = range(4)
 # Wide.flags
-FIFO, CHANGES, SCALES, SHARES = range(4)
+FIFO, CHANGES, SCALES = range(3)
 # Wide.times
 (TICK_S, LATENCY, ZONE_LATENCY, SPEED, ZONE_SPEED, DETECT, EVICT, GRACE, BACKOFF, MAX_BACKOFF, DRAIN_RETRY, SCAN_S,
  BOOT, UNNEEDED, AFTER_ADD) = range(15)  # fmt: skip
@@ -40,11 +38,13 @@ NOT_DOWN = -2
 RUNS, UP, HAPPENED, PRESENT, CORDONED, FIRST, LAST, BOOTING = range(8)
 # Columns of Books.machine_f: since when it costs, since when it idles, and when it was launched.
 SINCE, IDLE_SINCE, LAUNCHED = range(3)
-# Books.no: who was popped and waits for an answer, the next static arrival and change, binds so far, cycles, held
-# whether the autoscaler is to look, whether anybody was bound at this instant.
+# Books.no: who was popped and waits for an answer, the next arrival and change that are known from the start, how many
+# were bound, cycles, held cycles, lost attempts, times up, instants without work in a row, why play ended, whether
+# anything stirred, whether the autoscaler is to look, whether anybody was bound at this instant, nodes with more room,
+# launches, whether anybody shares a device, and where the search for nodes began for who waits for an answer.
 (CURRENT, NEXT_ARRIVAL, NEXT_CHANGE, BOUND, CYCLES, HELD, LOST, UPS, FRUITLESS, ENDED, STIRRED, SCAN_DUE, ANY_BOUND,
  FREED, LAUNCHES, SHARING, START_WAS) = range(17)  # fmt: skip
-NUMBERS = 17
+NUMBERS = START_WAS + 1
 # Books.clock: now, when the next tick comes, when the autoscaler's last node joined.
 NOW, NEXT_TICK, ADDED = range(3)
 OVER, PAUSED, FULL = range(3)
@@ -67,7 +67,7 @@ class Wide(NamedTuple):
     drift_pod: Bools  # [D, P]
     drift_class: Bools  # [D, C]
     zone: Ints  # [N]
-    flags: Bools  # [4]
+    flags: Bools  # [3]
     times: Floats  # [15] seconds, and bytes per second
     budget: Ints  # [B] most pods down at once
     pool: Ints  # rows of the autoscaler's nodes
@@ -106,24 +106,18 @@ LIVES = 1000
 
 
 def wide(world: World, flat: Flat) -> Wide:
-    """The arrays of what only some worlds have. Raises UserError for pods whose names cannot be told apart."""
-    pods, rows = world.pods, {n.name: k for k, n in enumerate(world.nodes)}
+    """The arrays of what only some worlds have."""
+    pods, rows = tuple(world.pods), {n.name: k for k, n in enumerate(world.nodes)}
     images = {name: k for k, name in enumerate(dict.fromkeys(p.image for p in pods if p.image))}
     budgets = {name: k for k, name in enumerate(world.budgets)}
     net, lives, scaler = world.network, world.lifecycle, world.autoscaler
     ordered = sorted(world.changes, key=lambda c: c.at_s)
     first: dict[str, Change] = {}
     for change in ordered:
-        if change.node not in rows:
-            raise UserError(f"scenario {world.scenario} changes node {change.node!r}, which it does not have")
         first.setdefault(change.node, change.change)
     absent = {name for name, change in first.items() if change is Change.ADD} | set(scaler.pool if scaler else ())
     changing = bool(world.changes or scaler)
-    if changing:
-        _told_apart(world)
     kinds = list(Change)
-    by_index = sorted(range(len(world.changes)), key=lambda k: world.changes[k].at_s)
-    waits = scaler or _NO_SCALER
     classes = world.classes
     zones = {name: k for k, name in enumerate(dict.fromkeys(n.zone for n in world.nodes))}
     children: list[list[int]] = [[] for _ in pods]
@@ -148,10 +142,10 @@ def wide(world: World, flat: Flat) -> Wide:
         child_from=_offsets(children),
         children=np.array([k for of in children for k in of], np.int64),
         arrivals=free[np.argsort(created[free], kind="stable")],
-        change_s=np.array([world.changes[k].at_s for k in by_index], float),
+        change_s=np.array([c.at_s for c in ordered], float),
         change=np.array(
-            [(kinds.index(world.changes[k].change), rows[world.changes[k].node]) for k in by_index], np.int64
-        ).reshape(len(by_index), 2),
+            [(kinds.index(c.change), rows[c.node]) for c in ordered], np.int64
+        ).reshape(len(ordered), 2),
         drift=np.array([(d.at_s, d.factor) for d in world.drifts]).reshape(len(world.drifts), 2),
         drift_pod=np.array(
             [[d.workload in ("", p.request.workload) for p in pods] for d in world.drifts], bool
@@ -160,20 +154,17 @@ def wide(world: World, flat: Flat) -> Wide:
             len(world.drifts), len(classes)
         ),
         zone=np.array([zones[n.zone] for n in world.nodes], np.int64),
-        flags=np.array([world.fifo, changing, scaler is not None, any(p.device_milli > 0.0 for p in pods)]),
+        flags=np.array([world.fifo, changing, scaler is not None]),
         times=np.array(
             [world.tick_s, net.latency_s, net.zone_latency_s, net.bytes_per_s, net.zone_bytes_per_s, lives.detect_s,
              lives.evict_s, lives.grace_s, lives.backoff_s, lives.max_backoff_s, lives.drain_retry_s,
-             *((waits.scan_s, waits.boot_s, waits.unneeded_s, waits.after_add_s) if scaler else (0.0,) * 4)]
+             *((scaler.scan_s, scaler.boot_s, scaler.unneeded_s, scaler.after_add_s) if scaler else (0.0,) * 4)]
         ),
         budget=np.array([*world.budgets.values(), np.iinfo(np.int64).max], np.int64),
         pool=np.array([rows[name] for name in (scaler.pool if scaler else ())], np.int64),
         life_rank=np.argsort(np.argsort(np.array([str(k) for k in range(LIVES)]), kind="stable"), kind="stable"),
         absent=np.array([n.name in absent for n in world.nodes], bool),
     )  # fmt: skip
-
-
-_NO_SCALER: Any = None
 
 
 def books(world: World, flat: Flat, wide: Wide) -> Books:
@@ -190,8 +181,6 @@ def books(world: World, flat: Flat, wide: Wide) -> Books:
     fate[:, PARENTS_LEFT] = np.diff(wide.parent_from)
     devices = (flat.node_f[:, kn.GPU_ROOM] // 1000.0).astype(int)
     room = 16 * (p + n) + 4096
-    if devices.max(initial=0) > 62:
-        raise UserError(f"the compiled engine does not model nodes of more than 62 devices (scenario {world.scenario})")
     made = Books(
         q_f=np.full((p, 5), np.nan), q_i=np.zeros((p, 5), np.int64), lists=np.zeros((4, p), np.int64),
         sizes=np.zeros(6, np.int64),
@@ -229,14 +218,3 @@ def _deadline_after_s(pod: Any) -> float:
 
 def _offsets(lists: Sequence[Sequence[int]]) -> Ints:
     return np.concatenate([[0], np.cumsum([len(k) for k in lists])]).astype(np.int64)
-
-
-def _told_apart(world: World) -> None:
-    """A pod that is made again is called UID-LIFE: no other may come between two of these by name."""
-    uids = sorted(p.request.uid for p in world.pods)
-    for one, other in pairwise(uids):
-        if other.startswith(f"{one}-"):
-            raise UserError(
-                f"the compiled engine does not model pods that are called {one!r} and {other!r} where pods are lost "
-                f"(scenario {world.scenario})"
-            )

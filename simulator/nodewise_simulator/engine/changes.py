@@ -105,7 +105,7 @@ class Changes:
         for running in list(machine.running):
             machine.stop(running.index, now_s)
             self._engine.stopped(running.index, now_s, evicted=False)
-        machine.version += 1
+        self._engine.reschedule(name, now_s)  # nothing ends there
         plan, lives = machine.changes, self._world.lifecycle
 
         def unreachable(at_s: float) -> None:
@@ -148,7 +148,7 @@ class Changes:
                 if self._may_go(index):
                     self.evict(index, name, at_s)
             if any(k not in self.terminating for k in machine.residents):
-                self._engine.at(at_s + self._world.lifecycle.drain_retry_s, evict)
+                self._engine.at(at_s + self._world.lifecycle.drain_retry_s, evict, again=True)
 
         evict(now_s)
 

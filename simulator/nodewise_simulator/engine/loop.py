@@ -17,10 +17,10 @@ from nodewise_simulator.engine.preemption import Preemptor
 from nodewise_simulator.engine.queue import SchedulingQueue
 from nodewise_simulator.physics import NodeChange
 from nodewise_simulator.scheduler import KubeScheduler
-from nodewise_simulator.world import QUANTUM_S, World, created_again
+from nodewise_simulator.world import QUANTUM_S, World, check_queues, created_again
 
 # At one instant room is given back before anybody asks for it.
-_END, _CHANGE, _BEGIN, _ARRIVAL, _TIMER, _SCAN, _TICK = range(7)
+_END, _CHANGE, _BEGIN, _ARRIVAL, _AGAIN, _TIMER, _SCAN, _TICK = range(8)
 FRUITLESS = 300
 """Timers in a row, with nothing else to come, after which pods that are held are held for good: a day of flushes."""
 
@@ -38,7 +38,8 @@ class Engine:
         self._class = {n.name: world.class_of[n.node_class] for n in world.nodes}
         self._events: list[tuple[float, int, int, Any]] = []
         self._counter = 0
-        self._work = 0  # events that are not timers, scans or ticks
+        self._work = 0  # changes, starts and arrivals to come
+        self._ending: set[str] = set()  # nodes of which an end is to come
         self._ended = 0
         self._next_tick_s = 0.0
         self.pods = list(world.pods)
@@ -63,10 +64,7 @@ class Engine:
         self._scaler = Scaler(self, world.autoscaler) if world.autoscaler else None
         if self.changes and not isinstance(observer, NodeObserver):
             raise UserError(f"scenario {world.scenario} has nodes that come and go, of which nobody here can be told")
-        if world.fifo and (self.changes or any(p.image or p.start_s or p.parents for p in world.pods)):
-            raise UserError(
-                f"scenario {world.scenario}: queues at nodes know no start latency, parents, node changes or preemption"
-            )
+        check_queues(world)
 
     def run(self) -> list[Outcome]:
         """Play until every pod has ended or nothing more can happen; the outcomes in order of arrival."""
@@ -79,7 +77,10 @@ class Engine:
             self._push(0.0, _SCAN, None)
         fruitless, now_s = 0, 0.0
         while self._events and fruitless < FRUITLESS:
-            fruitless = 0 if self._work else fruitless + 1
+            if self._outdated():
+                heapq.heappop(self._events)
+                continue
+            fruitless = 0 if self._at_work() else fruitless + 1
             now_s = self._events[0][0]
             arrived, tick = self._happen(now_s)
             for index in arrived:
@@ -93,15 +94,15 @@ class Engine:
             if self._scaler and self._scan_due:
                 self._scan_due = False
                 self._scaler.scan(now_s)
-                if self._work:
+                if self._at_work():
                     self._push(now_s + self._scaler.settings.scan_s, _SCAN, None)
         if self.changes:
             self.changes.close(now_s)
         return self.outcomes
 
-    def at(self, at_s: float, action: Callable[[float], None]) -> None:
-        """Have something done to nodes or pods later."""
-        self._push(at_s, _CHANGE, action)
+    def at(self, at_s: float, action: Callable[[float], None], *, again: bool = False) -> None:
+        """Have something done to nodes or pods later; `again`: only tried, as it was in vain until now."""
+        self._push(at_s, _AGAIN if again else _CHANGE, action)
 
     def freed(self, name: str) -> None:
         """A node has more room, or takes pods again."""
@@ -115,7 +116,9 @@ class Engine:
         """What runs on a node has changed."""
         machine = self.machines[name]
         end_s = machine.next_end_s(now_s, self.pods.__getitem__)
+        self._ending.discard(name)
         if end_s < math.inf:
+            self._ending.add(name)
             self._push(end_s, _END, (name, machine.version))
 
     def gone(self, index: int, now_s: float, *, evicted: bool) -> None:
@@ -132,7 +135,7 @@ class Engine:
         self._told().lost(pod, outcome.node, now_s)
         self.freed(outcome.node)
         lives = self.world.lifecycle
-        delay_s = min(lives.backoff_s * 2.0 ** (self.attempts[index] - 1), lives.max_backoff_s)
+        delay_s = min(lives.backoff_s * 2.0 ** min(self.attempts[index] - 1, 60), lives.max_backoff_s)
         ends = TREATMENTS[pod.request.kind].ends
         self.attempts[index] += 1
         outcome.node, outcome.bound_s, outcome.started_s = "", math.nan, math.nan
@@ -157,7 +160,7 @@ class Engine:
 
     def _push(self, at_s: float, kind: int, what: Any) -> None:
         self._counter += 1
-        self._work += kind < _TIMER
+        self._work += _END < kind < _AGAIN
         heapq.heappush(self._events, (at_s, kind, self._counter, what))
 
     def _set_timer(self, at_s: float) -> None:
@@ -171,14 +174,14 @@ class Engine:
         tick = False
         while self._events and self._events[0][0] == now_s:
             _, kind, _, what = heapq.heappop(self._events)
-            self._work -= kind < _TIMER
+            self._work -= _END < kind < _AGAIN
             if kind == _ARRIVAL:
                 arrived.append(what)
             elif kind == _END:
                 name, version = what
                 if self.machines[name].version == version:
                     self._end_of(name, now_s)
-            elif kind == _CHANGE:
+            elif kind in (_CHANGE, _AGAIN):
                 what(now_s)
             elif kind == _BEGIN:
                 self._begin(what[0], what[1], now_s)
@@ -190,6 +193,15 @@ class Engine:
             else:
                 tick = True
         return arrived, tick
+
+    def _at_work(self) -> bool:
+        """Whether anything but timers, retries, scans and ticks is still to come."""
+        return self._work > 0 or bool(self._ending)
+
+    def _outdated(self) -> bool:
+        """Whether the next event is an end that was foreseen before what runs there changed."""
+        _, kind, _, what = self._events[0]
+        return kind == _END and self.machines[what[0]].version != what[1]
 
     def _change_of(self, change: NodeChange) -> Callable[[float], None]:
         return lambda now_s: self.changes.apply(change.change, change.node, now_s) if self.changes else None

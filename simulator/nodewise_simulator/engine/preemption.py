@@ -194,7 +194,8 @@ class Preemptor:
     def _best(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those that do the least harm."""
         costs = [self._cost(c) for c in candidates]
-        return [c for c, its in zip(candidates, costs, strict=True) if its == min(costs)]
+        least = min(costs, default=())
+        return [c for c, its in zip(candidates, costs, strict=True) if its == least]
 
     def _cost(self, candidate: Candidate) -> tuple[float, ...]:
         priorities = [self._priority[k] for k in candidate.victims]

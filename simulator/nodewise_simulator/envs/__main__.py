@@ -14,7 +14,7 @@ from nodewise_simulator.envs.vector import VecEnv
 def main() -> None:
     """Step many worlds, whose making is timed apart; CPU time of this thread."""
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--scenario", default="hetero@pods=1000,warm=1000")
+    asked.add_argument("--scenario", default="hetero@pods=2000,warm=0")
     asked.add_argument("--worlds", type=int, default=64)
     asked.add_argument("--steps", type=int, default=1000)
     given = asked.parse_args()

@@ -9,7 +9,7 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.reply import TOP, tie_break
 from nodewise_simulator.compiled import wide as wd
-from nodewise_simulator.envs.episode import Episode, begin, limits
+from nodewise_simulator.envs.episode import OVER, Episode, begin, limits
 from nodewise_simulator.envs.look import NODE_COLUMNS, PAIR_COLUMNS, REQUEST_COLUMNS, Seen
 from nodewise_simulator.envs.single import WORLDS, rows_of
 
@@ -78,9 +78,10 @@ class BiddingEnv(ParallelEnv):  # type: ignore[misc]
             raise ResetNeeded("call reset() before step()")
         bids = np.zeros(len(self._seen.mask), np.int64)
         for row, agent in enumerate(self.possible_agents):
-            bids[row] = actions.get(agent, 0)
-            if not 0 <= bids[row] < BIDS:
-                raise UserError(f"{agent} bids {bids[row]}; a bid is a whole number from 0 to {TOP}")
+            bid = actions.get(agent, 0)
+            if bid not in range(BIDS):
+                raise UserError(f"{agent} bids {bid}; a bid is a whole number from 0 to {TOP}")
+            bids[row] = bid
         reward = episode.place(highest(episode, bids))
         agents = self.agents
         if episode.over:
@@ -103,7 +104,12 @@ class BiddingEnv(ParallelEnv):  # type: ignore[misc]
 
 
 def highest(episode: Episode, bids: Any) -> int:
-    """Row of the highest bid [N] among feasible nodes; among equals as `nodewise.core.reply.best`."""
+    """Row of the highest bid [N] among feasible nodes; among equals as `nodewise.core.reply.best`.
+
+    Raises UserError where nobody asks.
+    """
+    if episode.over:
+        raise UserError(OVER)
     allowed = np.flatnonzero(episode.seen.mask)
     top = allowed[bids[allowed] == bids[allowed].max()]
     p, nodes = episode.pod, episode.world.nodes

@@ -20,6 +20,8 @@ from nodewise_simulator.metrics import measure
 from nodewise_simulator.podtable import asked
 from nodewise_simulator.world import World
 
+OVER = "the episode is over; reset the environment"
+
 
 class Episode:
     """A world from its first decision to its last; each is a pod that at least two nodes could take.
@@ -49,6 +51,7 @@ class Episode:
         self._policy = (rules.OUTSIDE, True, *scratch, self._answer)
         self._own = self.seen.first(nodes)
         self.seen.clear()
+        self._told_cents = 0.0
         self._go_on()
 
     @property
@@ -77,6 +80,8 @@ class Episode:
         Raises UserError for a number that is no row.
         """
         mask = self.seen.mask
+        if self.over:
+            raise UserError(OVER)
         if not 0 <= row < len(mask):
             raise UserError(f"action {row} is no node; take one from 0 to {len(mask) - 1}")
         if mask[row]:
@@ -93,13 +98,14 @@ class Episode:
         or the node is not feasible.
         """
         if self.over:
-            raise UserError("the episode is over; reset the environment")
+            raise UserError(OVER)
         if not (0 <= row < len(self.seen.mask) and self.seen.mask[row]):
             raise UserError(f"row {row} is no feasible node for the pod that asks")
         self._answer[0] = row
-        before = self.due_cents
+        told = self._told_cents
         self._go_on()
-        return before - self.due_cents
+        self._told_cents = self.due_cents
+        return told - self.due_cents
 
     def _go_on(self) -> None:
         played = self.played

@@ -18,6 +18,8 @@ try:
 except ModuleNotFoundError as error:
     raise UserError("the environments need gymnasium; pip install 'nodewise[envs]'") from error
 
+ENV_ID = "Nodewise/Place-v0"
+"""For `gymnasium.make` and `gymnasium.make_vec`, once this module is imported."""
 Observation = dict[str, NDArray[Any]]
 WORLDS = 2**31
 """Worlds that a reset without a seed draws from."""
@@ -87,7 +89,10 @@ class NodewiseEnv(gym.Env[Observation, Any]):
         episode = self.episode
         if episode is None:
             raise gym.error.ResetNeeded("call reset() before step()")
-        reward = episode.place(episode.feasible(int(action)))
+        row = int(action)
+        if row != action:
+            raise UserError(f"action {action} is no node; take a whole number")
+        reward = episode.place(episode.feasible(row))
         seen = told(self._seen)
         return seen, reward, episode.over, False, self._info(episode, seen)
 
@@ -95,3 +100,6 @@ class NodewiseEnv(gym.Env[Observation, Any]):
     def _info(episode: Episode, seen: Observation) -> dict[str, Any]:
         made = {"action_mask": seen["action_mask"].copy(), "now_s": episode.now_s, "replaced": episode.replaced}
         return made | {"cents_per_pod": episode.cents_per_pod} if episode.over else made
+
+
+gym.register(ENV_ID, f"{__name__}:NodewiseEnv", vector_entry_point=f"{__package__}.vector:VecEnv")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodewise.core.errors import UserError
+from nodewise.core.types import Floats
 from nodewise_simulator.envs.episode import Episode, begin
 from nodewise_simulator.envs.look import Seen
 from nodewise_simulator.envs.single import WORLDS, Observation, rows_of, space_of, told
@@ -21,15 +22,14 @@ try:
 except ModuleNotFoundError as error:
     raise UserError("the environments need gymnasium; pip install 'nodewise[envs]'") from error
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
 class VecEnv(VectorEnv[Observation, Any, Any]):
     """`num_envs` worlds of a scenario; `reset(seed=k)` begins worlds k, k + 1, …
 
-    A world that is over begins anew at the next step (`AutoresetMode.NEXT_STEP`): that step's action is ignored there,
-    and its reward is 0. Arguments and errors are those of `NodewiseEnv`.
+    Another world begins where one is over, at the next step (`AutoresetMode.NEXT_STEP`): that step's action, still
+    a row, is ignored there, and its reward is 0. Arguments and errors are those of `NodewiseEnv`.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP, "render_modes": []}
@@ -61,12 +61,18 @@ class VecEnv(VectorEnv[Observation, Any, Any]):
         return self._told({})
 
     def step(self, actions: Any) -> tuple[Observation, Floats, Bools, Bools, dict[str, Any]]:
-        """One decision in each place [B]; never truncates. Raises UserError for other than B actions."""
+        """One decision in each place [B]; never truncates. Raises UserError, before any world goes on, for others."""
         if not self.episodes:
             raise ResetNeeded("call reset() before step()")
         taken = np.asarray(actions)
         if taken.shape != (self.num_envs,):
             raise UserError(f"step wants one action for each of {self.num_envs} worlds, not an array of {taken.shape}")
+        if not np.issubdtype(taken.dtype, np.integer):
+            raise UserError(f"step wants rows of nodes as whole numbers, not an array of {taken.dtype}")
+        rows = self._seen.mask.shape[1]
+        wrong = taken[(taken < 0) | (taken >= rows)]
+        if len(wrong):
+            raise UserError(f"action {wrong[0]} is no node; take one from 0 to {rows - 1}")
         rewards, over = np.zeros(self.num_envs), np.zeros(self.num_envs, np.bool_)
         ended: dict[int, float] = {}
         for b, (episode, action) in enumerate(zip(self.episodes, taken.tolist(), strict=True)):

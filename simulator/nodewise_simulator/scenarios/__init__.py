@@ -47,7 +47,10 @@ SCENARIOS: dict[str, Callable[..., World]] = {
 
 def make(text: str, seed: int) -> World:
     """The world of `NAME[@key=value,…]` for a seed. Raises UserError for an unknown name, parameter or value."""
-    return _factory(text)(seed, **parameters_of(text))
+    taken = parameters_of(text)
+    if seed < 0:
+        raise UserError(f"scenario {text.partition('@')[0]} needs seed >= 0, not {seed}")
+    return _factory(text)(seed, **taken)
 
 
 def parameters_of(text: str) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _play_shift(
     exploring: int = 0,
     agent: int = 0,
 ) -> dict[str, float]:
-    """`agent` as in `S3-heavy`."""
+    """`agent` as in `S3-heavy`; `epochs` and `exploring` are of the first commit's DQN."""
     require_policy("S4", policy, _SHIFT_POLICIES)
     require_seed("S4", seed)
     require_seed("S4", agent)
@@ -172,7 +172,13 @@ def _play_shift(
         require_whole("S4", name, value)
     if generator not in ("first", "head"):
         raise UserError(f"generator={generator!r} of scenario S4 is unknown; choose first (commit) or head")
+    if exploring not in (0, 1):
+        raise UserError(f"scenario S4 needs exploring 0 or 1, not {exploring}")
     first = generator == "first"
+    if not first and policy in ("dqn-high", "dqn-biased"):
+        raise UserError(f"scenario S4 has the policy {policy!r} for generator=first only; choose dqn for head")
+    if not first and exploring:
+        raise UserError("scenario S4 has exploring=1 for generator=first only; leave it out for head")
     made = uniform_tasks(seed, tasks, _SHIFTED, (0.0, 0.1)) if first else skewed_tasks(seed, tasks, _SHIFTED)
     learner, _, suffix = policy.partition("-")
     if learner == "dqn" and not first:

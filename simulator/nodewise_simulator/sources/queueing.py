@@ -104,7 +104,7 @@ def _play(
     """`episodes` of a DQN's training, 0 the source's number; `agent` is its seed, whatever the trace's."""
     require_policy(_NAME, policy, _POLICIES)
     require_whole(_NAME, "pods", pods)
-    for name, value in (("warm", warm), ("episodes", episodes), ("agent", agent)):
+    for name, value in (("seed", seed), ("warm", warm), ("episodes", episodes), ("agent", agent)):
         require_whole(_NAME, name, value, 0)
     if not 0.0 < rho < 1.0 or not weight >= 0.0:
         raise UserError(f"scenario {_NAME} needs 0 < rho < 1 and weight > 0 (or 0: chosen on training seeds)")
