@@ -124,13 +124,19 @@ class DagPolicy:
 
 
 def heft(world: World, *, oracle: bool = False) -> tuple[World, DagPolicy]:
-    """The world in HEFT's order, and where HEFT puts a pod. `oracle`: ranks by true run times, not by what is told."""
+    """HEFT: jobs as they come, pods by the longest way to the end of their job, to the node of the earliest finish.
+
+    The world in that order, and who places. `oracle`: ranks by true run times, not by what is told.
+    """
     run_s = true_run_s(world) if oracle else believed_run_s(world)
     return ranked(world, upward_rank(run_s, children_of(world))), _policy("heft", world, np.zeros_like(run_s))
 
 
 def peft(world: World, *, oracle: bool = False) -> tuple[World, DagPolicy]:
-    """As `heft`, for PEFT. Without a network its table is alike for all nodes: then only the order differs."""
+    """PEFT: as heft, by its optimistic cost table, to the least sum of finish time and optimistic cost.
+
+    Without a network its table is alike for all nodes: then only the order differs.
+    """
     run_s = true_run_s(world) if oracle else believed_run_s(world)
     table = optimistic_cost(run_s, children_of(world))
     return ranked(world, table.mean(axis=1)), _policy("peft", world, table)

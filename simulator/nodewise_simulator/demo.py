@@ -71,7 +71,7 @@ def demo(seeds: Sequence[int], *, pods: int = 600, jobs: int = 2, progress: Prog
         streamed.append(Streamed(name, run.asked, run.decided, equal, len(made.pods), *took))
     label = f"{len(seeds)} seeds"
     rows = compare(
-        "hetero", POLICIES, seeds, baseline=POLICIES[0], jobs=jobs, progress=lambda k, n: progress(label, k, n),
+        "hetero", POLICIES, seeds, baseline=POLICIES[0], jobs=jobs, progress=lambda k, n, _: progress(label, k, n),
         simulator=REFERENCE,  # who sees a demonstration does not wait for a compiler
     )  # fmt: skip
     return Demo([_timed(row, streamed) for row in rows], streamed, explained)

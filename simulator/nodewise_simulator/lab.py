@@ -12,7 +12,7 @@ from pathlib import Path
 from nodewise.core.errors import UserError
 from nodewise.policies import LEARNED, ORACLE, POLICIES
 from nodewise_simulator import scenarios
-from nodewise_simulator.baselines import BASELINES, ROLLOUT, bounds
+from nodewise_simulator.baselines import BASELINES, bounds
 from nodewise_simulator.dag import PLANS
 from nodewise_simulator.metrics import UNITS, Result
 from nodewise_simulator.named import parameters
@@ -61,6 +61,13 @@ def policies_of(scenario: str) -> tuple[str, ...]:
     """All policies that can be played in a scenario. Raises UserError if there is no such scenario."""
     study = _study(scenario)
     return (*POLICIES, LEARNED) if study is None else tuple(study.policies)
+
+
+def only_here() -> dict[str, str]:
+    """What worlds are played by besides `POLICIES` and learned ones, with a line on each."""
+    told = {**PLANS, BOUND: _bound}
+    lines = {name: (made_by.__doc__ or "").partition("\n")[0].rstrip(".") for name, made_by in told.items()}
+    return {b.name: b.says for b in BASELINES.values()} | lines
 
 
 def units_of(scenario: str) -> Mapping[str, str]:
@@ -162,18 +169,19 @@ def _player(name: str, bundle: Path | None) -> Callable[[Stage], Result]:
 
 
 def _bound(stage: Stage) -> Result:
+    """No policy: a cost and a mean completion that none can go below."""
     least, world = bounds(stage.world), stage.world
     metrics = {"cost": least["cost_bound"], "completion_mean": least["completion_bound"]}
     return Result(world.scenario, BOUND, world.seed, metrics, ())
 
 
 def _check_compiled(world: World, name: str, bundle: Path | None) -> None:
-    """Refuse what the compiled engine does not play. Raises UserError."""
+    """Refuse what the compiled engine does not play, but for baselines, which choose theirs. Raises UserError."""
     from nodewise_simulator.compiled.plays import check as check_plays
 
-    if name in (BOUND, ROLLOUT):
+    if name == BOUND or name in BASELINES:
         return
-    if name in BASELINES or name.endswith(ORACLE) or name in PLANS:
+    if name.endswith(ORACLE) or name in PLANS:
         raise UserError(f"the compiled engine does not play {name!r}; leave it out, or take --simulator auto")
     check_plays(world, resolve(name, bundle)[0])
 

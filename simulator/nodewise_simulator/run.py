@@ -12,7 +12,7 @@ import numpy as np
 from nodewise.core.errors import UserError
 from nodewise.core.types import Policy
 from nodewise.policies import DEFAULT, LEARNED, ORACLE, POLICIES, bundle_folder
-from nodewise.policies.defer import split
+from nodewise.policies.defer import DEFER, ORDER, split
 from nodewise.policies.waiting import with_waiting
 from nodewise_simulator import scenarios
 from nodewise_simulator.columns import PodColumns
@@ -47,6 +47,8 @@ def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
             return load(Path(name)), False
         return with_waiting(load(bundle_folder(bundle)), deferring=deferring, ordered=ordered), False
     if base not in POLICIES:
+        if (meant := _in_order(name)) != name:
+            raise UserError(f"there is no policy {name!r}; its endings go in another order: write {meant}")
         known = ", ".join((*POLICIES, LEARNED))
         raise UserError(f"there is no policy {name!r}; choose one of {known} (see `nodewise policies`)")
     found = POLICIES[base]
@@ -54,6 +56,15 @@ def resolve(name: str, bundle: Path | None = None) -> tuple[Policy, bool]:
         timed = ", ".join(k for k, p in POLICIES.items() if p.uses_run_times)
         raise UserError(f"{name!r} would be the same as {base!r}, which ignores run times; with {ORACLE}: {timed}")
     return with_waiting(found, deferring=deferring, ordered=ordered), oracle
+
+
+def _in_order(name: str) -> str:
+    """A name whose endings were mixed up as it should be; any other as it is."""
+    base = name
+    for ending in (DEFER, ORDER, ORACLE) * 3:
+        base = base.removesuffix(ending)
+    ends = name[len(base) :]
+    return base + "".join(e for e in (DEFER, ORDER, ORACLE) if e in ends) if base in POLICIES else name
 
 
 def check_bundle(policies: Sequence[str], bundle: Path | None) -> None:

@@ -11,6 +11,7 @@ from nodewise.core.errors import UserError
 from nodewise.core.types import CostRates
 from nodewise.policies import LEARNED
 from nodewise_simulator import lab, scenarios
+from nodewise_simulator.baselines import BASELINES
 from nodewise_simulator.compare import Grid, Kept, run, simulators
 from nodewise_simulator.compiled.plays import plays
 from nodewise_simulator.direct import Direct
@@ -49,9 +50,10 @@ def test_a_policy_that_is_no_rule_is_played_by_the_reference_engine_and_refused_
     text = "hetero@pods=5,warm=2"
     played = lab.play_seed(text, 1, ("economic", LEARNED, "economic-oracle", "bound"))
     assert [r.simulator for r in played] == [COMPILED, REFERENCE, REFERENCE, ""]
-    for name in (LEARNED, "economic-oracle", "heft", "lp-routing"):
+    for name in (LEARNED, "economic-oracle", "heft"):
         with pytest.raises(UserError, match="the compiled engine does not play"):
             lab.check(text, 1, (name,), simulator=COMPILED)
+    lab.check(text, 1, tuple(BASELINES), simulator=COMPILED)  # these choose theirs
     with pytest.raises(UserError, match="the compiled engine tells no policy the truth, as economic-oracle wants"):
         simulate(text, "economic-oracle", 1, simulator=COMPILED)
     with pytest.raises(UserError, match=f"there is no simulator 'other'; choose one of {', '.join(SIMULATORS)}"):

@@ -23,6 +23,8 @@ from nodewise.cli import output
 from nodewise.core.errors import UserError
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.policies import POLICIES
+from nodewise_simulator.baselines import BASELINES
+from nodewise_simulator.dag import PLANS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -124,6 +126,10 @@ def test_version_is_the_packages(run: Run) -> None:
         ("compare --policies nope", ", learned "),
         ("compare --policies index --scenario hetero@load", "value of load is missing"),
         ("simulate --policy index --bundle a/b", "a/b"),
+        ("simulate --scenario snapshot --trace no/such/file", "no/such/file"),
+        ("simulate --trace no/such/file", "none of these does"),
+        ("simulate --policy economic-oracle-cmu-defer", "write economic-defer-cmu-oracle"),
+        ("compare --policies all,economic", "all stands alone"),
         ("demo --seeds x", "x"),
         ("bench nope", "nope"),
     ],
@@ -204,11 +210,23 @@ def test_each_module_is_named_with_an_extra_that_installs_it() -> None:
 
 
 def test_policies_lists_every_policy_with_its_line(run: Run) -> None:
-    rows = json.loads(run("policies", "--output", "json")[1])["rows"]
+    made = json.loads(run("policies", "--output", "json")[1])
+    rows, only = made["rows"], {row["policy"]: row["says"] for row in made["only_simulated"]}
     assert {row["policy"]: row["says"] for row in rows[:-1]} == {name: rule.says for name, rule in POLICIES.items()}
     assert rows[-1]["policy"] == "learned"
+    assert {*BASELINES, *PLANS, "bound"} == {*only}
+    assert all(only.values())
     table = run("policies")[1]
-    assert all(re.search(rf"^ {name} ", table, re.MULTILINE) for name in (*POLICIES, "learned"))
+    named = (*POLICIES, "learned", *only, "NAME-defer", "NAME-cmu", "NAME-defer-cmu", "NAME-oracle")
+    assert all(re.search(rf"^ {name} ", table, re.MULTILINE) for name in named)
+
+
+def test_the_list_of_policies_does_without_the_simulator(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nodewise_simulator.lab", None)
+    status, table, _ = run("policies")
+    assert status == 0
+    assert "economic" in table
+    assert "rollout-oracle" not in table
 
 
 def test_every_setting_of_the_extender_is_a_flag_and_a_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +371,7 @@ def test_a_comparison_over_few_seeds_says_that_it_tells_little(numbers: str, not
     assert "1.000" in out  # the ratio to itself
     assert out.splitlines()[-1] == note or note is None
     assert ("seeds say little" in out or "1 seed:" in out) is (note is not None)
-    assert re.fullmatch(r"1 policy on hetero@pods=5,warm=0: [145] worlds to do\n", err)
+    assert re.fullmatch(r"1 policy on hetero@pods=5,warm=0: (1 world|[45] worlds) to do\n", err)
     assert json.loads(run(*line, "-o", "json")[1]).get("note") == note
 
 

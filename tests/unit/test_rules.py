@@ -9,12 +9,13 @@ import pytest
 
 from nodewise.core import cost
 from nodewise.core.columns import late_probability
+from nodewise.core.errors import UserError
 from nodewise.core.estimator import RunTimeEstimator
 from nodewise.core.pods import NodeSpec
 from nodewise.core.raw import raw
 from nodewise.core.state import ClusterState
 from nodewise.core.types import Beliefs, CostRates, PodRequest, SlaClass
-from nodewise.policies import POLICIES
+from nodewise.policies import LEARNED, POLICIES, rule
 from nodewise.policies.kube import balanced_allocation, in_tree, least_allocated, most_allocated
 
 PodOf = Callable[..., PodRequest]
@@ -214,3 +215,9 @@ def test_power_of_two_looks_at_two_candidates_that_differ_from_pod_to_pod(pod_of
     assert {len(found) for found in drawn} == {2}
     assert np.bincount(np.concatenate(drawn)).min() > 20  # 50 each, on average
     assert len(np.flatnonzero(POLICIES["power-of-5"].score(pod_of("q"), view, rows[:4]) > -1e9)) == 4
+
+
+def test_who_asks_for_a_learned_policy_where_rules_are_played_is_offered_rules_alone() -> None:
+    with pytest.raises(UserError, match="'learned' is a bundle, and only rules are played here") as said:
+        rule(LEARNED)
+    assert str(said.value).endswith(f"choose one of {', '.join(POLICIES)}")

@@ -381,7 +381,7 @@ def test_a_policy_is_trained_exported_and_checked_from_the_command_line(
     summary = " ".join(said.split())
     assert re.search(r"; chose another node than economic in \d+ % .*; economic decided \d+\.\d % \(outside", summary)
     preparing, begun, *_, ended = told.splitlines()
-    assert preparing == "preparing the worlds of validation: 1 worlds to do"
+    assert preparing == "preparing the worlds of validation: 1 world to do"
     assert begun == "training: 0 decisions (0% done)"
     assert re.fullmatch(r"training: 2\d\d decisions, cost to economic \d\.\d{3} \(100% done\)", ended)
     status, said, told = run("train", "--scenario", WORLD, "--decisions", "1", "--out", folder)

@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +30,16 @@ SimulatorOption = Annotated[
     Simulator,
     typer.Option(
         help="Who plays: the compiled engine, the reference engine, or auto: the compiled one where it models the "
-        "scenario and the policy. Both give the same figures; the compiled one is compiled once, which takes a minute."
+        "scenario and the policy. Both give the same figures. NAME-oracle and learned policies are played by the "
+        "reference engine, and take about 100 times as long; baselines (lp-routing, rollout-oracle, …) choose theirs, "
+        "whatever is set. Kernels of the compiled one (plain rules; everything else; learners) are compiled once each, "
+        "for half a minute to two minutes, and kept in $XDG_CACHE_HOME/nodewise/kernels; reference avoids that."
     ),
+]
+
+
+TraceOption = Annotated[
+    Path | None, typer.Option(help="File or folder that scenarios of traces read. Without it: $NODEWISE_TRACES.")
 ]
 
 
@@ -58,9 +65,7 @@ def command(
     seed_list: Annotated[str, typer.Option("--seeds", help="As in 1-20 or 1,3,7-9: one world each.")] = "1-20",
     baseline: Annotated[str, typer.Option(help="What ratios are to.", show_default="the first policy")] = "",
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="File or folder that scenarios of traces read. Without it: $NODEWISE_TRACES.")
-    ] = None,
+    trace: TraceOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the seeds.")] = 1,
     engine: Annotated[Engine, typer.Option(help="local, or ray for the cluster of $RAY_ADDRESS.")] = Engine.LOCAL,
     simulator: SimulatorOption = Simulator.AUTO,
@@ -77,7 +82,7 @@ def command(
         raise UserError("--resume goes on from the runs of a folder; name it with --out")
     from nodewise_simulator.compare import Grid, Kept, check, run, simulators, write
 
-    asked = _with_trace(scenarios, trace)
+    asked = with_trace(scenarios, trace)
     grid = Grid(asked, chosen, numbers, baseline, bundle, simulator.value)
     grid.check()
     line = shlex.join(["nodewise", *sys.argv[1:]])
@@ -86,9 +91,11 @@ def command(
     kept = None if out is None else Kept(out, line, resume=resume)
     with progress() as tell:
         counts = "/".join(dict.fromkeys(str(len(grid.of(scenario))) for scenario in asked))
-        told = partial(
-            tell, f"{counts} {'policy' if counts == '1' else 'policies'} on {', '.join(asked)}", unit="worlds"
-        )
+        label = f"{counts} {'policy' if counts == '1' else 'policies'} on {', '.join(asked)}"
+
+        def told(done: int, total: int, before: int) -> None:
+            tell(label, done, total, unit="worlds", kept=before)
+
         results = run(grid, jobs=jobs, engine=engine.value, kept=kept, progress=told)
     rows = grid.rows(results)
     if out is not None:
@@ -116,8 +123,8 @@ def played_by(simulators: Sequence[Mapping[str, str]]) -> str:
     return "engine: " + "; ".join(f"{simulator} for {', '.join(policies)}" for simulator, policies in by.items())
 
 
-def _with_trace(scenarios: Sequence[str], trace: Path | None) -> tuple[str, ...]:
-    """The scenarios, with the path for those that read one."""
+def with_trace(scenarios: Sequence[str], trace: Path | None) -> tuple[str, ...]:
+    """The scenarios, with the path for those that read one. Raises UserError if none does."""
     from nodewise_simulator import lab
 
     if trace is None:

@@ -103,8 +103,9 @@ def names(text: str, flag: str) -> tuple[str, ...]:
 def progress(every_s: float = 0.0) -> Iterator[Callable[..., None]]:
     """Bars on stderr, one for each label that (label, done, total) is told of; lines where that is no terminal.
 
-    A fourth argument is a note on how it goes, shown behind the label; a fifth, `unit`, says what is counted. Where
-    there are lines, a new note gets one after `every_s` at the earliest, and at the end.
+    A fourth argument is a note on how it goes, shown behind the label; `unit`, a plural, says what is counted, and
+    `kept` how many more of them need not be done. Where there are lines, a new note gets one after `every_s` at the
+    earliest, and at the end.
     """
     where = Console(stderr=True)
     counted = TextColumn("{task.fields[counted]}")
@@ -113,11 +114,14 @@ def progress(every_s: float = 0.0) -> Iterator[Callable[..., None]]:
     notes: dict[str, tuple[str, float]] = {}  # with the time when it was told
     with Progress(*columns, console=where, transient=True, disable=not where.is_terminal) as bars:
 
-        def tell(label: str, done: int, total: int, note: str = "", unit: str = "") -> None:
+        def tell(label: str, done: int, total: int, note: str = "", unit: str = "", kept: int = 0) -> None:
             if label not in tasks:
                 tasks[label] = bars.add_task(label, total=total, counted="")
                 if not where.is_terminal and not note:
-                    where.print(f"{label}: {f'{total:,} {unit}'.strip()} to do", highlight=False)
+                    counts = f"{total:,} {unit.removesuffix('s') if total == 1 else unit}".strip()
+                    where.print(
+                        f"{label}: {counts} to do{f', {kept:,} kept' if kept else ''}", highlight=False, soft_wrap=True
+                    )
             last, told_s = notes.get(label, ("", -math.inf))
             due = time.monotonic() - told_s >= every_s or done >= total
             if note and note != last and due and not where.is_terminal:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nodewise.cli.compare import Simulator, SimulatorOption, played_by
+from nodewise.cli.compare import Simulator, SimulatorOption, TraceOption, played_by, with_trace
 from nodewise.cli.output import Format, OutputOption, console, document, table
 from nodewise.core.errors import UserError
 
@@ -20,6 +20,7 @@ def command(
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pods, nodes and hidden speeds.")] = 1,
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
+    trace: TraceOption = None,
     simulator: SimulatorOption = Simulator.AUTO,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -31,7 +32,7 @@ def command(
     policy = policy or ("economic" if "economic" in known else known[0])
     if policy == "all":
         raise UserError(f"nodewise simulate runs one policy; all of {scenario}: nodewise compare --policies all")
-    grid = Grid((scenario,), (policy,), (seed,), bundle=bundle, simulator=simulator.value)
+    grid = Grid(with_trace((scenario,), trace), (policy,), (seed,), bundle=bundle, simulator=simulator.value)
     results = run(grid)
     rows = [row for row in grid.rows(results) if not row.metric.endswith("_ratio")]
     if output is Format.JSON:

@@ -63,6 +63,8 @@ def bundle_folder(given: Path | None) -> Path:
 def rule(name: str) -> Rule:
     """The rule of this name. Raises UserError if there is none."""
     found = POLICIES.get(name)
+    if name == LEARNED:
+        raise UserError(f"{name!r} is a bundle, and only rules are played here; choose one of {', '.join(POLICIES)}")
     if found is None:
         known = ", ".join((*POLICIES, LEARNED))
         raise UserError(f"there is no policy {name!r}; choose one of {known} (see `nodewise policies`)")

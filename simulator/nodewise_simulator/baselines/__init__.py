@@ -19,7 +19,7 @@ from nodewise_simulator.metrics import Result
 from nodewise_simulator.run import play
 from nodewise_simulator.world import World
 
-__all__ = ["BASELINES", "ROLLOUT", "Baseline", "bounds"]
+__all__ = ["BASELINES", "Baseline", "bounds"]
 
 Progress = Callable[[int], None]
 
@@ -45,7 +45,7 @@ def _rollout(world: World, progress: Progress | None) -> Result:
     return play_rollout(world, progress)
 
 
-ROLLOUT = "rollout-oracle"
+_ROLLOUT = "rollout-oracle"
 _GCMU = ByAgePolicy(ECONOMIC, ECONOMIC.name + GCMU, None, True)
 _DEFER_GCMU = ByAgePolicy(ECONOMIC, f"{ECONOMIC.name}-defer{GCMU}", DeferSettings(), True)
 
@@ -64,7 +64,7 @@ BASELINES: Mapping[str, Baseline] = {
             best_of_three.play_best,
         ),
         Baseline(
-            ROLLOUT, "clairvoyant: plays the real future of the economic best 4 nodes, takes the cheapest",
+            _ROLLOUT, "clairvoyant: plays the real future of the economic best 4 nodes, takes the cheapest",
             _rollout,
         ),
     )

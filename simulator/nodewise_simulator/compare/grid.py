@@ -20,7 +20,8 @@ from nodewise_simulator.workers import Workers
 ALL = "all"
 """As a policy: every one that the scenario has."""
 ENGINES = ("local", "ray")
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, int], None]
+"""Called with the units of work done, all that are to be done, and those that were kept from before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Grid:
 
     def check(self) -> None:
         """Refuse what could not be run to its end. Raises UserError."""
+        if ALL in self.policies and self.policies != (ALL,):
+            raise UserError(f"--policies {ALL} stands alone, for every policy of the scenario; write {ALL}, or names")
         if len(set(self.policies)) != len(self.policies):
             raise UserError("--policies names a policy twice; name each once")
         if len(set(self.scenarios)) != len(self.scenarios):
@@ -71,8 +74,8 @@ def run(
 ) -> list[Result]:
     """Run what `kept` does not hold yet, and keep it there at once; all results of the grid.
 
-    A unit of work is one seed of one scenario, whose world is made once; `progress` is called with (units done, units).
-    Raises UserError before anything runs if an argument is wrong.
+    A unit of work is one seed of one scenario, whose world is made once; `progress` is called before the first and
+    after each. Raises UserError before anything runs if an argument is wrong.
     """
     grid.check()
     results = kept.take(grid) if kept else []
@@ -83,7 +86,9 @@ def run(
             left = tuple(name for name in grid.of(scenario) if (scenario, name, seed) not in done)
             if left:
                 work.append((scenario, seed, left, grid.bundle, grid.simulator))
-    before, units = len(grid.scenarios) * len(grid.seeds) - len(work), len(grid.scenarios) * len(grid.seeds)
+    before = len(grid.scenarios) * len(grid.seeds) - len(work)
+    if progress:
+        progress(0, len(work), before)
     if engine == "ray":
         made = _on_ray(work)
     elif engine == "local":
@@ -95,7 +100,7 @@ def run(
             kept.add(fresh, grid.bundle)
         results += fresh
         if progress:
-            progress(before + k + 1, units)
+            progress(k + 1, len(work), before)
     return results
 
 
