@@ -15,10 +15,7 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic, overload, register_jitable
-from numba.np import arrayobj
+from numba.extending import overload, register_jitable
 
 from nodewise.core.columns import COLUMNS, Scope, select
 
@@ -31,35 +28,16 @@ njit: Callable[..., Callable[[Callable[..., Any]], Kernel]] = _njit
 jit: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, _nrt=True)
 """Division as in numpy (by zero: inf or nan), and no lock of the interpreter held."""
 
-bare: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, _nrt=False)
-"""As `jit`, for what makes no arrays. Nobody counts who holds an array: that is a locked addition for each look at a
-row, and took a quarter of the time of a decision."""
+bare: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, _nrt=True)
+"""As `jit`, for what makes no arrays. (With `_nrt=False` nobody counts who holds an array, a quarter of the time of a
+decision. But what numba itself compiles for such a function it then gives to functions that do count, whose arrays are
+freed too early: whoever compiled first in a process decided whether its numbers were right.)"""
 
-inlined: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, forceinline=True, _nrt=False)
+inlined: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, forceinline=True, _nrt=True)
 """As `bare`, and never a call: what takes or gives long tuples is passed through memory otherwise."""
 
 spliced: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil=True, inline="always")
 """As `inlined`, before anything is compiled: for long functions, which are otherwise optimised once at each level."""
-
-
-@intrinsic
-def _fetch(_: Any, row: Any, at: Any) -> Any:
-    """`fetch(row, at)`: begin to load what lies at this place of a row, which is wanted soon."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        make: Any = arrayobj.make_array
-        array = make(signature.args[0])(context, builder, values[0])
-        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(prefetch, [place, number(0), number(3), number(1)])
-        return context.get_dummy_value()
-
-    return types.void(row, at), generate
-
-
-fetch: Kernel = _fetch
 
 
 @overload(select)

@@ -20,7 +20,7 @@ LANES, PART = 64, 16
 """Hidden units, and scores, are taken so many at a time: a number that is known is a loop that is not one."""
 
 _vectorised: Callable[[Callable[..., Any]], Kernel] = njit(
-    error_model="numpy", nogil=True, _nrt=False, fastmath={"contract", "reassoc", "nsz"}
+    error_model="numpy", nogil=True, _nrt=True, fastmath={"contract", "reassoc", "nsz"}
 )
 
 
