@@ -21,7 +21,7 @@ Bools = NDArray[np.bool_]
 PRIOR_RUN_S, PRIOR_SPREAD, DESCRIBED_SPREAD, CLASS_SPREAD, AFFINITY_SPREAD, CELL_SPREAD, NOISE, NOISE_WEIGHT, DECAY = (
     range(9)
 )
-"""Indices of the estimator's settings, as `flat.estimator_settings` gives them; in logs but the first and last two."""
+"""Indices of the estimator's settings, as `flat.Flat.settings` begins with them; in logs but the first and last two."""
 
 COUNT, SUM, SUM_SQ, MEAN, STD, MEAN_VAR, NOISE_VAR = range(7)
 """First index of `cells` [7, W, C]: decayed evidence, and the tables made of it; the variances are of logs."""

@@ -29,7 +29,7 @@ def played(choose: Kernel, deferral: tuple[Kernel, Kernel, Kernel]) -> Kernel:
     are `ok` [N], of which there are at least two, or `PAUSE`. `deferral` is the extender's filter with the books of
     `nodewise.policies.waiting` in `held`: `queued(flat, state, desk, held, p, now_s)` when a pod is created,
     `ask(flat, state, desk, held, p, now_s, ok, m)`, which takes marks off `ok` and gives (how many are left, when the
-    pod asks again), and `gone(flat, state, desk, held, p)` when it has a node. Books.number[ENDED] says why play ended;
+    pod asks again), and `gone(flat, state, desk, held, p)` when it has a node. Books.no[ENDED] says why play ended;
     after `wide.PAUSED` it goes on with the very question, after `wide.FULL` with books that have grown.
     """
     queued_up, ask, gone = deferral
