@@ -366,8 +366,8 @@ def test_five_policies_with_intervals_fit_into_120_columns_with_their_names(
     ],
 )
 def test_a_comparison_over_few_seeds_says_that_it_tells_little(numbers: str, note: str | None, run: Run) -> None:
-    line = ("compare", "--policies", "index", "--scenario", "hetero@pods=5,warm=0", "--seeds", numbers)
-    line = (*line, "--simulator", "reference")  # which has nothing to compile
+    engine = ("--simulator", "reference")  # which has nothing to compile
+    line = ("compare", "--policies", "index", "--scenario", "hetero@pods=5,warm=0", "--seeds", numbers, *engine)
     _, out, err = run(*line)
     assert "1.000" in out  # the ratio to itself
     assert out.splitlines()[-1] == note or note is None
