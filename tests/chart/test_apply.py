@@ -107,13 +107,17 @@ class Installed:
 
     def exists(self, path: str) -> bool:
         """Whether it is there and is to stay: nobody collects what other objects own here, and helm waits for that."""
+        found = self.found(path)
+        return found is not None and "deletionTimestamp" not in found["metadata"]
+
+    def found(self, path: str) -> Json | None:
+        """The object, if there is one, though it may be about to go."""
         try:
-            found = self.plane.call("GET", path)
+            return self.plane.call("GET", path)
         except ApiError as error:
             if error.status != 404:
                 raise
-            return False
-        return "deletionTimestamp" not in found["metadata"]
+            return None
 
 
 @pytest.fixture
@@ -127,7 +131,7 @@ def installed(restricted: ControlPlane, tmp_path: Path) -> Iterator[Installed]:
     for each in (path.stem.removeprefix("nodewise.dev_") for path in (CHART / "files" / "crds").iterdir()):
         kept = f"{DEFINITIONS}/{each}.nodewise.dev"
         restricted.call("DELETE", kept)
-        while installed.exists(kept):
+        while installed.found(kept) is not None:  # the API server deletes its objects first
             time.sleep(0.05)
 
 

@@ -51,15 +51,47 @@ compiled = nb.njit(inner)
 def total(x):
     return compiled(x) + {added}
 """
+TWO_LOOPS = """
+import sys
+from nodewise_made_up import loop
+from nodewise_simulator.compiled.kept import kept
+
+text = '''
+import numba as nb
+from nodewise_made_up import loop
+
+inner = loop({added})
+
+@nb.njit(cache=True)
+def kernel(n):
+    return inner(n)
+'''
+print(*(kept(text.format(added=added), loop).kernel(4) for added in map(int, sys.argv[1:])))
+"""
+LOOP = """
+import numba as nb
+
+def loop(added):
+    @nb.njit
+    def inner(n):  # as Fibonacci's: no compiler puts that in the place of a call
+        return added if n < 2 else inner(n - 1) + inner(n - 2)
+
+    return inner
+"""
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[[], list[str]]:
-    def run() -> list[str]:
+def run(tmp_path: Path) -> Callable[..., list[str]]:
+    def run(text: str = USER, *words: str) -> list[str]:
         paths = [str(tmp_path), *(p for p in sys.path if p)]
         env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": os.pathsep.join(paths)}
         done = subprocess.run(
-            [sys.executable, "-B", "-c", USER], env=env, capture_output=True, text=True, check=False, timeout=120
+            [sys.executable, "-B", "-c", text, *words],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
@@ -68,7 +100,7 @@ def run(tmp_path: Path) -> Callable[[], list[str]]:
 
 
 def test_the_next_process_takes_it_from_disk_and_a_change_of_what_it_calls_is_never_missed(
-    run: Callable[[], list[str]], tmp_path: Path
+    run: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     module = tmp_path / "nodewise_made_up.py"
 
@@ -85,6 +117,15 @@ def test_the_next_process_takes_it_from_disk_and_a_change_of_what_it_calls_is_ne
     assert run() == ["43.0", "0"]
     write(2.0, 1.0)
     assert run() == ["21.0", "1"]
+
+
+def test_two_closures_of_one_function_that_two_processes_compiled_are_not_taken_for_each_other(
+    run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "nodewise_made_up.py").write_text(LOOP)
+    assert run(TWO_LOOPS, "1") == ["5"]
+    assert run(TWO_LOOPS, "2") == ["10"]
+    assert run(TWO_LOOPS, "1", "2") == ["5", "10"]
 
 
 def test_what_cannot_be_written_to_the_cache_folder_is_made_elsewhere(

@@ -3,6 +3,10 @@
 numba keeps machine code by the source file of a kernel, and never sees that what the kernel calls has changed. So
 each kernel that is kept is a generated module of its own, in a folder named by a digest of everything that goes into
 it, taken of what this process has loaded: files may have been edited since.
+
+numba also names the machine code of a function by its qualified name, the types of its arguments and a number that
+begins at one in every process. Closures of one function compiled by two processes, say a loop around two policies, may
+then have the same name, and a third process that takes both from disk calls one of them twice. So numbers are drawn.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import secrets
 import sys
 import tempfile
 import threading
@@ -22,13 +27,17 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from numba.core.bytecode import FunctionIdentity
 from numba.core.dispatcher import Dispatcher
 
 _FIXED = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite"}
 """Packages that change only with their versions, so that their names are enough."""
 _LOG = logging.getLogger(__name__)
 _MAKING = threading.Lock()
-_VERSIONS = f"python {sys.version}, numba {nb.__version__}, numpy {np.__version__}"
+_VERSIONS = f"python {sys.version}, numba {nb.__version__}, numpy {np.__version__}, numbers drawn"
+
+vars(FunctionIdentity)["_unique_ids"]  # a KeyError here: numba numbers its functions in another way now
+FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(62), None)
 
 
 def kept(text: str, *roots: Any) -> ModuleType:
