@@ -12,7 +12,7 @@ INSTALL = set -o pipefail; PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip 
 	awk '/^Collecting/ {sub(/[^A-Za-z0-9._-].*/, "", $$2); print "  " $$2; fflush()} /^Installing collected/ {print "  installing …"; fflush()}'
 
 # Tests that reach the core only through other packages are not asked about its coverage.
-NOT_OF_THE_CORE = advise baselines bench channel columns commands compare engine envs export intake kept neighbours placement_serving profile random_clusters replay resources retried returns simulator snapshot_rules spool stable store trace training workloads
+NOT_OF_THE_CORE = advise baselines bench channel columns commands compare dag engine envs export intake kept neighbours placement_serving profile random_clusters replay resources retried returns simulator snapshot_rules spool stable store trace training workloads
 
 # Tests wait for servers, leases and timers half of their time, so two cores are busy only with more than two of them.
 WORKERS ?= 3

@@ -21,10 +21,11 @@ HERE = Path(__file__).parent
 GIB = 2.0**30
 
 LONGEST_FILES = (
-    "controlplane/test_operator.py",
+    "controlplane/test_operator_survives.py",
     "install/test_admission.py",
     "parity/test_every.py",
     "install/test_install.py",
+    "controlplane/test_operator.py",
     "controlplane/test_kubectl.py",
     "controlplane/test_modes.py",
     "controlplane/test_placement.py",
@@ -37,7 +38,9 @@ LONGEST_FILES = (
     "unit/test_store.py",
     "unit/test_training.py",
     "unit/test_envs.py",
+    "unit/test_training_learned.py",
     "unit/test_channel.py",
+    "unit/test_channel_refusals.py",
     "unit/test_extender_guard.py",
     "unit/test_kubectl_cli.py",
     "unit/test_watch.py",

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,20 +66,12 @@ def _run(made: World, policy: str, progress: Callable[[int], None]) -> tuple[Res
         started[name] = _Started(node, time.time(), taken_s)
         return taken_s
 
-    with tempfile.TemporaryDirectory(prefix="nodewise-demo-") as folder, ControlPlane() as plane:
-        plane.create_nodes(made.node_manifests)
-        create_priority_classes(plane)
-        with Kubelet(plane.url, plane.token, run_s):
-            if policy == "kube-default":
-                plane.start_scheduler(scheduler_config(plane.kubeconfig, None, stock=True))
-                return _result(made, policy, started, _play(made, plane, started, progress)), None
-            with ExtenderProcess(plane.kubeconfig, Path(folder), "--policy", policy) as extender:
-                url = f"http://127.0.0.1:{extender.port}"
-                plane.start_scheduler(scheduler_config(plane.kubeconfig, url))
-                begin_s = _play(made, plane, started, progress)
-                last = worth_explaining(made)
-                told = extender.get(f"/explain/default/{last}") if policy == POLICIES[-1] else None
-                return _result(made, policy, started, begin_s), told
+    flags = () if policy == "kube-default" else ("--policy", policy)
+    with real_cluster(made, flags) as (plane, extender), Kubelet(plane.url, plane.token, run_s):
+        begin_s = _play(made, plane, started, progress)
+        last = worth_explaining(made)
+        told = extender.get(f"/explain/default/{last}") if extender and policy == POLICIES[-1] else None
+        return _result(made, policy, started, begin_s), told
 
 
 def _play(made: World, plane: ControlPlane, started: Mapping[str, _Started], progress: Callable[[int], None]) -> float:
@@ -113,6 +106,28 @@ def _result(made: World, policy: str, started: Mapping[str, _Started], begin_s: 
         outcomes.append(Outcome(index, own.node, at_s, at_s, at_s + own.run_s))
     metrics = {k: v for k, v in measure(made, outcomes).items() if k != "energy_idle"}
     return Result(made.scenario, policy, made.seed, metrics, tuple(o.node for o in outcomes))
+
+
+@contextmanager
+def real_cluster(
+    made: World, flags: Sequence[str], *, objects: Sequence[tuple[str, Json]] = (), **more: Any
+) -> Iterator[tuple[ControlPlane, ExtenderProcess | None]]:
+    """A control plane with the nodes of a world and a kube-scheduler, which asks an extender that has these flags.
+
+    Without flags it is the stock scheduler, and nobody is asked. `objects` are made before it starts, each POSTed to
+    its path; further arguments are those of `scheduler_config`. Raises UserError if a program is missing.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nodewise-cluster-")))
+        plane = stack.enter_context(ControlPlane())
+        plane.create_nodes(made.node_manifests)
+        create_priority_classes(plane)
+        for path, body in objects:
+            plane.call("POST", path, body)
+        extender = stack.enter_context(ExtenderProcess(plane.kubeconfig, folder, *flags)) if flags else None
+        url = f"http://127.0.0.1:{extender.port}" if extender else None
+        plane.start_scheduler(scheduler_config(plane.kubeconfig, url, stock=extender is None, **more))
+        yield plane, extender
 
 
 def fresh(pod: SimPod) -> Json:

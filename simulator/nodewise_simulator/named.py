@@ -12,12 +12,15 @@ from nodewise.core.errors import UserError
 def parameters(text: str, made_by: Callable[..., Any], given: Collection[str]) -> dict[str, Any]:
     """The values behind the `@`, of the types of the defaults of `made_by`; `given` are those it gets otherwise.
 
-    Raises UserError for an unknown parameter, one without a value, or a value of the wrong type.
+    Raises UserError for an unknown parameter, one without a value, a value of the wrong type, or nothing where one
+    would be.
     """
-    name, _, rest = text.partition("@")
+    name, at, rest = text.partition("@")
     known = {k: p for k, p in inspect.signature(made_by).parameters.items() if k not in given}
     values: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
+    for part in rest.split(",") if at else ():
+        if not part:
+            raise UserError(f"a setting is missing in scenario {text!r}; write {name}, or {name}@key=value,…")
         key, _, value = part.partition("=")
         if key not in known:
             takes = f"it takes {', '.join(known)} as key=value" if known else "it takes none"

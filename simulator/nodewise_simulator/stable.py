@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from typing import Any
 from nodewise.core.errors import UserError
 from nodewise_simulator import lab, scenarios
 from nodewise_simulator.compare import Row, rows_of
+from nodewise_simulator.compare.grid import ALL
 from nodewise_simulator.metrics import Result
-from nodewise_simulator.run import AUTO, Stage
+from nodewise_simulator.run import AUTO, REFERENCE, Stage, resolve
 from nodewise_simulator.workers import Workers
 
 SCENARIO = "random-clusters"
@@ -28,12 +29,14 @@ CALM = {"burst": "1", "wave": "0", "per_node": "600"}
 UNITS = {"stable_load": "share of capacity", "at_limit": "0 or 1"}
 """`stable_load` is the parameter `load`, for random-clusters a share of the fluid capacity, in which no scheduler loses
 any; `at_limit`: the search went no further, so that the truth lies beyond."""
+SLOW = "only the reference engine plays"
+"""Why a policy is left out of `all`: a search by that engine takes hours a seed."""
 _LEAST, _MOST = 0.2, 1.4
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is looked for: loads from `least` to `most` in steps."""
+    """What is looked for: loads from `least` to `most` in steps. See `chosen` for `all` as the policies."""
 
     scenario: str
     policies: tuple[str, ...]
@@ -74,6 +77,26 @@ class Search:
         if len(set(self.policies)) != len(self.policies):
             raise UserError("--policies names a policy twice; name each once")
         lab.check(self.at(self.least), seed, self.policies, self.bundle, self.simulator)
+
+
+def chosen(search: Search, seed: int) -> tuple[Search, tuple[str, ...]]:
+    """The search with the names that `all` stands for, and those of the scenario's policies that are left out: `SLOW`.
+
+    None is where nothing is compiled, or the reference engine is asked for. Raises UserError.
+    """
+    if search.policies != (ALL,):
+        return search, ()
+    from nodewise_simulator.compiled import plays
+
+    replace(search, policies=(), bundle=None).check(seed)
+    everything = lab.policies_of(search.scenario)
+    world = scenarios.make(search.at(search.least), seed)
+    played = [
+        name for name in everything
+        if search.simulator != REFERENCE and plays.plays(world, resolve(name, search.bundle)[0])
+    ]  # fmt: skip
+    taken = tuple(played or everything)
+    return replace(search, policies=taken), tuple(name for name in everything if name not in taken)
 
 
 def stable_loads(

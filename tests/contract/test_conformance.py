@@ -11,16 +11,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from nodewise.core.estimator import RunTimeEstimator
-from nodewise.core.pods import node_spec
-from nodewise.core.state import ClusterState
-from nodewise_simulator.scheduler import KubeScheduler, feasible_to_find
-from nodewise_simulator.world import node_manifest, sim_pod
+from nodewise_simulator.scheduler import feasible_to_find
 
 from . import ours
 from .emulator import (
@@ -30,57 +23,13 @@ from .emulator import (
     Extender,
     FitError,
     Post,
-    Scheduled,
     Statuses,
     pass_extenders,
     schedule,
     totals_of,
 )
+from .fake_extenders import BOTH, POD, Json, all_pass, fails, keeps, must_not_be_called, prefers
 from .go_json import filter_result, priorities, strict_filter, strict_priorities
-
-Json = dict[str, Any]
-BOTH = ("node1", "node2")
-POD: Json = {"metadata": {"name": "p", "uid": "p"}, "spec": {}}
-
-# --- upstream's fake extenders (pkg/scheduler/testing/framework/fake_extender.go), at the wire
-
-
-def keeps(*kept: str, unresolvable: Sequence[str] = ()) -> Post:
-    """A filter that keeps some nodes and names the others."""
-
-    def post(body: bytes) -> tuple[int, bytes]:
-        names = json.loads(body)["NodeNames"]
-        out = [n for n in names if n not in kept]
-        reply = {
-            "NodeNames": [n for n in names if n in kept],
-            "FailedNodes": {n: f"{n} failed" for n in out if n not in unresolvable},
-            "FailedAndUnresolvableNodes": {n: f"{n} failed" for n in out if n in unresolvable},
-        }
-        return 200, json.dumps(reply).encode()
-
-    return post
-
-
-def all_pass(body: bytes) -> tuple[int, bytes]:
-    return keeps(*json.loads(body)["NodeNames"])(body)
-
-
-def fails(_: bytes) -> tuple[int, bytes]:
-    return 500, b"[]"
-
-
-def prefers(best: str, points: int = 10, others: int = 1) -> Post:
-    """A prioritize verb like Node1PrioritizerExtender, its inner weight multiplied in."""
-
-    def post(body: bytes) -> tuple[int, bytes]:
-        names = json.loads(body)["NodeNames"]
-        return 200, json.dumps([{"Host": n, "Score": points if n == best else others} for n in names]).encode()
-
-    return post
-
-
-def must_not_be_called(_: bytes) -> tuple[int, bytes]:
-    raise AssertionError("called")
 
 
 def on(host: str, evaluated: int, feasible: int) -> tuple[frozenset[str], int, int]:
@@ -90,7 +39,6 @@ def on(host: str, evaluated: int, feasible: int) -> tuple[frozenset[str], int, i
 EQUAL = {"node1": 1, "node2": 1}
 NODE2_PLUGIN = {"node1": 10, "node2": 100}  # Node2PrioritizerPlugin
 NODE1, NODE2 = prefers("node1", 100, 10), prefers("node2", 100, 10)  # inner weight 10
-
 WITH_EXTENDERS = [
     pytest.param(BOTH, [Extender(filter=all_pass), Extender(filter=fails)], None, CycleError, id="test 1: error"),
     pytest.param(BOTH, [Extender(filter=all_pass), Extender(filter=keeps())], None, FitError, id="test 2: all false"),
@@ -284,52 +232,6 @@ def test_number_of_feasible_nodes_that_end_the_search(nodes: int, candidates: in
     assert feasible_to_find(nodes) == candidates
 
 
-# --- ours among the others
-
-
-def our_extender(**more: Any) -> Extender:
-    made = ours.service()
-    return Extender(ours.filter_(made), ours.prioritize(made), weight=150, **more)
-
-
-def test_our_winner_is_bound_and_neither_plugins_nor_another_extender_outvote_it() -> None:
-    plugins = dict.fromkeys(ours.NODES, 0) | {"node-0": 1_400}
-    alone = schedule(ours.pod(), ours.NODES, [our_extender()], plugins)
-    among = schedule(ours.pod(), ours.NODES, [Extender(all_pass, prefers("node-0")), our_extender()], plugins)
-    ((winner, score),) = strict_priorities(
-        ours.prioritize(ours.service())(ours.args(ours.pod(), ours.NODES))[1], ours.NODES
-    )
-    assert score == 10
-    assert winner != "node-0"
-    assert alone.hosts == among.hosts == {winner}
-    assert alone.feasible == among.feasible == len(ours.NODES)
-
-
-@pytest.mark.parametrize("names_only", [True, False])
-def test_our_filter_between_two_others_changes_nothing(names_only: bool) -> None:
-    other = [Extender(filter=keeps("node-1", "node-2")), Extender(filter=keeps("node-2", "node-3"))]
-    got = schedule(ours.pod(), ours.NODES, [other[0], our_extender(names_only=names_only), other[1]])
-    assert got.hosts == {"node-2"}
-    assert got.feasible == 1
-
-
-def test_what_we_prefer_is_among_what_the_other_extender_left() -> None:
-    left = schedule(ours.pod(), ours.NODES, [Extender(filter=keeps("node-0", "node-4")), our_extender()])
-    assert left.hosts <= {"node-0", "node-4"}
-    assert len(left.hosts) == 1
-
-
-@pytest.mark.parametrize("answer", ["silent", "hangs", "dies"])
-def test_without_our_answer_the_plugins_decide(answer: str) -> None:
-    def gone(_: bytes) -> tuple[int, bytes]:
-        raise TimeoutError if answer == "hangs" else ConnectionResetError
-
-    silent = Extender(prioritize=ours.prioritize(ours.service(nodes=())), weight=150)  # it knows none of the nodes
-    plugins = dict.fromkeys(ours.NODES, 0) | {"node-3": 1}
-    extender = silent if answer == "silent" else Extender(prioritize=gone, weight=150)
-    assert schedule(ours.pod(), ours.NODES, [extender], plugins).hosts == {"node-3"}
-
-
 # --- TestCompatibility: capitalised out, both casings in
 
 
@@ -382,48 +284,3 @@ def test_compatibility_upstreams_golden_request_is_read_and_a_request_that_no_sc
     # Go writes the names of Go: lower case is no ExtenderArgs, and must not read as "no feasible node".
     assert ours.prioritize(made)(with_uid.lower()) == (200, b"[]")
     assert ours.filter_(made)(golden.lower())[0] == 400
-
-
-# --- the simulator's scheduler is the same one
-
-SCORE = st.tuples(st.sampled_from([*BOTH, "node3", "unknown"]), st.integers(0, 10))
-
-
-@settings(max_examples=60, deadline=None)
-@given(reply=st.lists(SCORE, max_size=5))
-def test_the_simulated_scheduler_binds_what_the_emulated_one_would(reply: list[tuple[str, int]]) -> None:
-    nodes = [
-        node_spec(node_manifest(name, cpu_milli=4000, memory_bytes=16 * ours.GIB, instance_type="m"))
-        for name in (*BOTH, "node3")
-    ]
-    body = json.dumps([{"Host": host, "Score": score} for host, score in reply]).encode()
-    extender = Extender(prioritize=lambda _: (200, body), weight=150)
-    names = [n.name for n in nodes]
-    emulated = schedule(POD, names, [extender], dict.fromkeys(names, 150))  # equal and empty: plugins score all alike
-    state = ClusterState(RunTimeEstimator())
-    for spec in nodes:
-        state.put_node(spec)
-
-    class Says:
-        def prioritize(self, *_: Any) -> list[tuple[str, int]]:
-            return reply
-
-    asked = sim_pod(ours.pod(), np.array([60.0]))
-    bound = {
-        KubeScheduler(nodes, Says(), state.view, np.random.default_rng(seed)).schedule(asked, 0.0) for seed in range(40)
-    }
-    assert bound == emulated.hosts
-
-
-def test_the_simulated_scheduler_asks_nobody_for_the_only_feasible_node() -> None:
-    only = node_spec(node_manifest("only", cpu_milli=4000, memory_bytes=16 * ours.GIB, instance_type="m"))
-    small = node_spec(node_manifest("small", cpu_milli=100, memory_bytes=16 * ours.GIB, instance_type="m"))
-
-    class Says:
-        def prioritize(self, *_: Any) -> list[tuple[str, int]]:
-            raise AssertionError("asked")
-
-    scheduler = KubeScheduler([only, small], Says(), lambda *_: pytest.fail("scored"), np.random.default_rng(0))
-    assert scheduler.schedule(sim_pod(ours.pod(), np.array([60.0])), 0.0) == "only"
-    emulated = schedule(POD, ["only"], [Extender(prioritize=must_not_be_called)])
-    assert emulated == Scheduled(frozenset({"only"}), 1, 1)

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from nodewise import __version__
-from nodewise.cli.output import INTERRUPTED
+from nodewise.cli.output import INTERRUPTED, USAGE_ERROR
+from nodewise.cli.verbs import group
 from nodewise.core.errors import UserError
 
 COMMANDS = {
@@ -34,7 +35,8 @@ COMMANDS = {
     "explain": "Say why a pod was placed where it is.",
     "bench": "Measure the extender, and the scheduler with and without it.",
 }
-"""Name → its line in `nodewise --help`. Command NAME is the function `command` of module `nodewise.cli.NAME`."""
+"""Name → its line in `nodewise --help`. Command NAME is the function `command` of module `nodewise.cli.NAME`, or if it
+is one of several verbs, their functions by name, `VERBS`."""
 
 EXTRAS = {
     "bench": ("simpy",),
@@ -48,8 +50,6 @@ EXTRAS = {
 
 PARTS = ("nodewise_operator", "nodewise_simulator", "nodewise_training")
 """What an image for serving may be without."""
-
-USAGE_ERROR = 2
 
 
 def main() -> None:
@@ -75,10 +75,14 @@ def application(called: str) -> typer.Typer:
     )  # fmt: skip
     made.callback()(_root)
     for name, says in COMMANDS.items():
-        if name == called:
-            made.command(name)(guarded(import_module(f"nodewise.cli.{name}").command))
-        else:
+        if name != called:
             made.command(name, help=says)(_not_imported)
+            continue
+        module = import_module(f"nodewise.cli.{name}")
+        if verbs := getattr(module, "VERBS", None):
+            made.add_typer(group({verb: guarded(run) for verb, run in verbs.items()}, says), name=name)
+        else:
+            made.command(name)(guarded(module.command))
     return made
 
 

@@ -29,6 +29,8 @@ from nodewise.commit import commit
 from nodewise.core.errors import UserError
 from nodewise.core.units import number as number  # every command prints numbers alike
 
+USAGE_ERROR = 2
+"""Exit status after bad use."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 MOST_SEEDS = 10_000

@@ -8,14 +8,11 @@ that an order of the nodes learned from earlier ties tells later ones.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,16 +21,17 @@ from nodewise.core.errors import UserError
 from nodewise.core.pods import pod_request
 from nodewise.policies import DEFAULT
 from nodewise_simulator.bench.mixes import MIXES, Mix
-from nodewise_simulator.cluster_demo import create_priority_classes
+from nodewise_simulator.cluster_demo import real_cluster
 from nodewise_simulator.compare import Row
-from nodewise_simulator.controlplane import ControlPlane, scheduler_config
+from nodewise_simulator.controlplane import ControlPlane
 from nodewise_simulator.direct import Direct
-from nodewise_simulator.processes import ExtenderProcess
 from nodewise_simulator.scheduler import OUR_WEIGHTS, STOCK_WEIGHTS, KubeScheduler
 from nodewise_simulator.world import Json, SimPod, World, world
 
 STOCK, OURS = "stock profile", f"our profile, {DEFAULT.name}"
 PROFILES = (STOCK, OURS)
+_FLAGS: dict[str, tuple[str, ...]] = {STOCK: (), OURS: ("--policy", DEFAULT.name, "--silence-s", "30")}
+"""Of the extender; none: there is none. No guard's kill on a busy machine."""
 _PATIENCE_S = 30.0
 _FEWEST_TIES = 25
 
@@ -127,7 +125,7 @@ def agreement(
     nodes, manifests = mix.make(pods, np.random.default_rng([seed, 17]))
     made = world(mix.name, seed, nodes, mix.classes, [], warm=0)
     found = Agreement()
-    with _real(made, profile, mix.objects()) as plane:
+    with real_cluster(made, _FLAGS[profile], objects=mix.objects(), timeout_ms=5000) as (plane, _):
         simulated = _Simulated(made, profile)
         for k, manifest in enumerate(manifests):
             stored, real = _bound(plane, manifest)
@@ -176,24 +174,6 @@ class _Simulated:
             self._direct.bound(pod, real, now_s, float("nan"))
         else:
             self._direct.state.remove(pod.request.uid)
-
-
-@contextmanager
-def _real(made: World, profile: str, objects: Sequence[tuple[str, Json]]) -> Iterator[ControlPlane]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nodewise-bench-")))
-        plane = stack.enter_context(ControlPlane())
-        plane.create_nodes(made.node_manifests)
-        create_priority_classes(plane)
-        for path, body in objects:
-            plane.call("POST", path, body)
-        url = None
-        if profile == OURS:
-            flags = ("--policy", DEFAULT.name, "--silence-s", "30")  # no guard's kill on a busy machine
-            extender = stack.enter_context(ExtenderProcess(plane.kubeconfig, folder, *flags))
-            url = f"http://127.0.0.1:{extender.port}"
-        plane.start_scheduler(scheduler_config(plane.kubeconfig, url, stock=profile == STOCK, timeout_ms=5000))
-        yield plane
 
 
 def _bound(plane: ControlPlane, manifest: Json) -> tuple[Json, str]:

@@ -37,7 +37,7 @@ _MAKING = threading.Lock()
 _VERSIONS = f"python {sys.version}, numba {nb.__version__}, numpy {np.__version__}, numbers drawn"
 
 vars(FunctionIdentity)["_unique_ids"]  # a KeyError here: numba numbers its functions in another way now
-FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(62), None)
+FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(62), None)  # type: ignore[assignment]
 
 
 def kept(text: str, *roots: Any) -> ModuleType:

@@ -1,8 +1,8 @@
 """The dueling deep Q-network of the hybrid CPU/GPU scheduler, in torch as there. Imported on first use: torch is big.
 
 Source: repository anurag2796/hybrid-ml-scheduler, from its description: 3-256-256-(1 + actions) with ReLU, Adam 1e-4,
-Huber loss, gradients clipped to norm 1, double DQN with a target that is copied every 50 updates. Its layers of batch
-normalisation are declared and never used, so they are not here.
+Huber loss, double DQN. HEAD clips gradients to norm 1 and copies the target every 50 updates, the first commit does not
+and copies every 100. HEAD's layers of batch normalisation are declared and never used, so they are not here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 Choices = np.ndarray[tuple[int], np.dtype[np.int64]]
 Inputs = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
-_HIDDEN, _STEP, _TARGET_EVERY, _CAPACITY = 256, 1e-4, 50, 50_000
+_HIDDEN, _STEP, _CAPACITY = 256, 1e-4, 50_000
 
 
 class _Dueling(nn.Module):
@@ -46,7 +46,9 @@ class _Replay:
 class Agent:
     """One agent; its weights, exploration and samples depend on `seed` alone."""
 
-    def __init__(self, inputs: int, actions: int, seed: int, batch: int, gamma: float) -> None:
+    def __init__(
+        self, inputs: int, actions: int, seed: int, batch: int, gamma: float, target_every: int, clips: bool
+    ) -> None:
         """`gamma` 0 is what "every transition is terminal" comes to."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -55,6 +57,7 @@ class Agent:
         self._optimiser = torch.optim.Adam(self._net.parameters(), lr=_STEP)
         self._rng = np.random.default_rng([seed, 50])
         self._actions, self._batch, self._gamma, self._updates = actions, batch, gamma, 0
+        self._target_every, self._clips = target_every, clips
         shape = (_CAPACITY, inputs)
         self._replay = _Replay(
             np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(_CAPACITY, np.int64),
@@ -79,11 +82,11 @@ class Agent:
         self._replay.action[slot], self._replay.reward[slot] = action, reward
         self._replay.stored += 1
 
-    def learn(self) -> bool:
-        """One update from a batch of what is kept; False, and nothing, while that is less than a batch."""
+    def learn(self) -> None:
+        """One update from a batch of what is kept; nothing while that is less than a batch."""
         kept = min(self._replay.stored, _CAPACITY)
         if kept < self._batch:
-            return False
+            return
         pick = self._rng.integers(0, kept, self._batch)
         goal = torch.from_numpy(self._replay.reward[pick])
         if self._gamma:
@@ -93,11 +96,10 @@ class Agent:
                 goal = goal + self._gamma * self._target(following).gather(1, best)[:, 0]
         action = torch.from_numpy(self._replay.action[pick])[:, None]
         valued = self._net(torch.from_numpy(self._replay.state[pick])).gather(1, action)[:, 0]
-        self._step(self._optimiser, nn.functional.smooth_l1_loss(valued, goal))
+        self._step(self._optimiser, nn.functional.smooth_l1_loss(valued, goal), self._clips)
         self._updates += 1
-        if self._updates % _TARGET_EVERY == 0:
+        if self._updates % self._target_every == 0:
             self._target.load_state_dict(self._net.state_dict())
-        return True
 
     def imitate(self, states: Inputs, labels: Choices, epochs: int, step: float = 1e-3) -> None:
         """Cross-entropy of values [N, actions] to labels [N], with an optimiser of its own."""
@@ -107,10 +109,10 @@ class Agent:
             order = torch.from_numpy(self._rng.permutation(len(labels)))
             for begin in range(0, len(order), self._batch):
                 pick = order[begin : begin + self._batch]
-                self._step(optimiser, nn.functional.cross_entropy(self._net(x[pick]), y[pick]), clips=False)
+                self._step(optimiser, nn.functional.cross_entropy(self._net(x[pick]), y[pick]))
         self._target.load_state_dict(self._net.state_dict())
 
-    def _step(self, optimiser: Any, loss: torch.Tensor, clips: bool = True) -> None:
+    def _step(self, optimiser: Any, loss: torch.Tensor, clips: bool = False) -> None:
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if clips:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nodewise.core.types import Floats
 
-_DEPTH, _LEAST_SPLIT = 15, 5
+_DEPTH = 15
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -31,23 +31,25 @@ class _Tree:
         return np.asarray(self.value[at])
 
 
-def forest_predictions(x: Floats, y: Floats, asked: Floats, trees: int, rng: np.random.Generator) -> Floats:
-    """Mean prediction, [M], for `asked` [M, F] of trees grown on x [N, F] and y [N]."""
+def forest_predictions(
+    x: Floats, y: Floats, asked: Floats, trees: int, rng: np.random.Generator, least_split: int = 5
+) -> Floats:
+    """Mean prediction, [M], for `asked` [M, F] of trees grown on x [N, F] and y [N]; fewer rows are not split."""
     total = np.zeros(len(asked))
     for _ in range(trees):
         drawn = rng.integers(0, len(x), len(x))
-        total += _grown(x[drawn], y[drawn])(asked)
+        total += _grown(x[drawn], y[drawn], least_split)(asked)
     return total / trees
 
 
-def _grown(x: Floats, y: Floats) -> _Tree:
+def _grown(x: Floats, y: Floats, least_split: int) -> _Tree:
     nodes: list[list[float]] = []  # feature, threshold, left, right, value
     open_nodes: list[tuple[int, Rows, int]] = []
 
     def leaf(rows: Rows, depth: int) -> int:
         number = len(nodes)
         nodes.append([0, np.inf, number, number, float(y[rows].mean())])
-        if depth < _DEPTH and len(rows) >= _LEAST_SPLIT and y[rows].min() < y[rows].max():
+        if depth < _DEPTH and len(rows) >= least_split and y[rows].min() < y[rows].max():
             open_nodes.append((number, rows, depth))
         return number
 

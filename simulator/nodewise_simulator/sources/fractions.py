@@ -12,9 +12,10 @@ import numpy as np
 
 from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
-from nodewise_simulator.sources import fraction_learners as learners
+from nodewise_simulator.sources import fraction_runs as runs
 from nodewise_simulator.sources.checks import require_policy, require_seed, require_whole
-from nodewise_simulator.sources.hybrid import Ranges, Tasks, skewed_tasks, uniform_tasks
+from nodewise_simulator.sources.fraction_forests import live_forest_shares
+from nodewise_simulator.sources.hybrid import Tasks, skewed_tasks, uniform_tasks
 from nodewise_simulator.studies import Study
 
 _UNITS = {"total_time": "s", "mean_time": "s", "energy": "Wh", "cost": "USD"}
@@ -22,13 +23,6 @@ _POWER_W = {"simulator": (200.0, 100.0), "live": (50.0, 30.0)}
 """GPU and CPU; the source has both, for the same machine."""
 _USD_PER_S = (0.0001, 0.00002)  # GPU and CPU, in the simulator
 _USD_PER_KWH = 0.15  # in the live engine
-
-_HEAVY = Ranges((100, 5000), (100, 10000))
-_LIVE = Ranges((100, 5000), (10, 500))
-_SHIFTED = Ranges((10, 100), (2000, 5000))
-_CONFIG = Ranges((100, 10000), (10, 5000))
-_GPU_BEST = Ranges((1000, 10000), (10, 500))
-_TRAINING_SEED, _LABELS = 42, 5000
 
 _STEPS = tuple(round(0.1 * k, 1) for k in range(11))
 _CONSTANT = {f"gpu-{f:.1f}": f"ours: the share {f:.1f} for every task, one of the source's eleven" for f in _STEPS}
@@ -46,30 +40,25 @@ _POLICIES = {
 
 
 _FOREST = (
-    "as coded, in numpy: a forest of `trees` trees of depth 15 regresses the oracle's share on 5,000 tasks of {0}; "
-    "numbers of training tasks and seed are ours"
+    "as coded, in numpy: a forest of `trees` trees of depth 15 regresses the oracle's share on four fifths of 1,000 "
+    "tasks of {0}"
 )
-_LIVE_FOREST = "as coded, in numpy: ten trees, grown anew every 50 tasks from the last 1,000; greedy until then"
+_LIVE_FOREST = "as coded, in numpy: ten trees, grown anew every 50 tasks from the last 1,000; a half until then"
 _PIPELINE = (
-    "as coded: a dueling double DQN that mixes a teacher's +1 with real rewards, each stored with the action of the "
-    "task before; `taught` tasks of each (number ours), then greedy (torch)"
+    "as coded: a dueling double DQN shown `taught` tasks (0: 10,000) with a forest's choices at +1, for 100 epochs, "
+    "then 1,000 online tasks with real rewards beside those; then greedy (torch)"
 )
-_PIPELINE_REPAIRED = "repaired: the same without the teacher, each reward with its own action (torch)"
+_PIPELINE_REPAIRED = "repaired: the same from real rewards alone (torch)"
 _LIVE_DQN = (
-    "as coded: a dueling double DQN from nothing, measured while it explores; each reward is stored with the action "
-    "of the task before, which is inferred from the first commit (torch)"
+    "as coded: a dueling double DQN shown 1,000 tasks with a rule's choices at +1, which stay beside real rewards; "
+    "measured while it explores (torch)"
 )
-_LIVE_DQN_REPAIRED = "repaired: the same, each reward with its own action (torch)"
+_LIVE_DQN_REPAIRED = "repaired: the same from real rewards alone (torch)"
 _SHIFT_DQN = (
-    "as coded{0}: a dueling double DQN, `epochs` of imitation on 5,000 tasks of {1}, then online on the shifted tasks, "
-    "each reward stored with the action before; greedy afterwards, or measured meanwhile with exploring=1 (torch)"
+    "as coded{0}: a dueling double DQN, `epochs` of imitation on `taught` tasks (0: 5,000) of {1}, then 500 online of "
+    "{2}, each reward stored with the action before; then greedy, or with exploring=1 as it explores (torch)"
 )
-_SHIFT_TRAINING = {
-    "": (_CONFIG, (0.0, 1.0)),
-    "-high": (_CONFIG, (0.8, 1.0)),
-    "-biased": (_GPU_BEST, (0.8, 1.0)),
-}
-"""By suffix of the policy: the ranges committed, those with the intensities that the report names, always the GPU."""
+_HEAD_DQN = "as S3-heavy's, taught by a rule, 500 online tasks"
 
 
 def _described(even: float, odd: float, low: float, high: float) -> dict[str, str]:
@@ -114,39 +103,34 @@ def _play_heavy(
     tasks: int = 20000,
     power: str = "simulator",
     trees: int = 100,
-    taught: int = 5000,
+    taught: int = 0,
     agent: int = 0,
 ) -> dict[str, float]:
-    """`agent` is the seed of a DQN, so that it can differ on the one published trace."""
+    """`agent` is the seed of a DQN, so that it can differ on the one published trace; `taught` 0: as in the source."""
     require_policy("S3-heavy", policy, _HEAVY_POLICIES)
     require_seed("S3-heavy", seed)
     require_seed("S3-heavy", agent)
-    for name, value in (("tasks", tasks), ("trees", trees), ("taught", taught)):
-        require_whole("S3-heavy", name, value)
-    made = skewed_tasks(seed, tasks, _HEAVY)
+    for name, value, least in (("tasks", tasks, 1), ("trees", trees, 1), ("taught", taught, 0)):
+        require_whole("S3-heavy", name, value, least)
+    made = skewed_tasks(seed, tasks, runs.HEAVY)
     if policy == "forest":
-        share = learners.forest_shares(skewed_tasks(_TRAINING_SEED, _LABELS, _HEAVY), made, trees, seed)
+        share = runs.heavy_forest(made, trees, seed)
     elif policy.startswith("dqn"):
-        share = _pipeline(policy, agent, made, _HEAVY, taught)
+        share = runs.heavy_dqn(made, agent, taught, trees, policy == "dqn-repaired")
     else:
         share = _shares(policy, made, (0.5, 0.3), (0.2, 0.8))
     return _measured(made, share, power)
-
-
-def _pipeline(policy: str, agent: int, made: Tasks, ranges: Ranges, taught: int) -> Floats:
-    teacher, online = (skewed_tasks(_TRAINING_SEED + k, taught, ranges) for k in (0, 1))
-    return learners.pipeline_shares(teacher, online, made, agent, policy == "dqn-repaired")
 
 
 def _play_live(policy: str, seed: int, tasks: int = 3000, power: str = "live") -> dict[str, float]:
     require_policy("S3-live", policy, _LIVE_POLICIES)
     require_seed("S3-live", seed)
     require_whole("S3-live", "tasks", tasks)
-    made = skewed_tasks(seed, tasks, _LIVE)
+    made = skewed_tasks(seed, tasks, runs.LIVE)
     if policy == "forest":
-        share = learners.live_forest_shares(made, seed)
+        share = live_forest_shares(made, seed)
     elif policy.startswith("dqn"):
-        share = learners.live_shares(made, seed, policy == "dqn-repaired")
+        share = runs.live_dqn(made, seed, policy == "dqn-repaired")
     else:
         share = _shares(policy, made, (0.5, 0.0), (0.0, 1.0))
     return _measured(made, share, power)
@@ -160,16 +144,16 @@ def _play_shift(
     generator: str = "first",
     trees: int = 100,
     epochs: int = 50,
-    taught: int = 5000,
+    taught: int = 0,
     exploring: int = 0,
     agent: int = 0,
 ) -> dict[str, float]:
-    """`agent` as in `S3-heavy`; `epochs` and `exploring` are of the first commit's DQN."""
+    """`agent` and `taught` as in `S3-heavy`; `epochs` and `exploring` are of the first commit's DQN."""
     require_policy("S4", policy, _SHIFT_POLICIES)
     require_seed("S4", seed)
     require_seed("S4", agent)
-    for name, value in (("tasks", tasks), ("trees", trees), ("epochs", epochs), ("taught", taught)):
-        require_whole("S4", name, value)
+    for name, value, least in (("tasks", tasks, 1), ("trees", trees, 1), ("epochs", epochs, 1), ("taught", taught, 0)):
+        require_whole("S4", name, value, least)
     if generator not in ("first", "head"):
         raise UserError(f"generator={generator!r} of scenario S4 is unknown; choose first (commit) or head")
     if exploring not in (0, 1):
@@ -179,17 +163,14 @@ def _play_shift(
         raise UserError(f"scenario S4 has the policy {policy!r} for generator=first only; choose dqn for head")
     if not first and exploring:
         raise UserError("scenario S4 has exploring=1 for generator=first only; leave it out for head")
-    made = uniform_tasks(seed, tasks, _SHIFTED, (0.0, 0.1)) if first else skewed_tasks(seed, tasks, _SHIFTED)
-    learner, _, suffix = policy.partition("-")
+    made = uniform_tasks(seed, tasks, runs.SHIFTED, (0.0, 0.1)) if first else skewed_tasks(seed, tasks, runs.SHIFTED)
+    learner, _, kind = policy.partition("-")
     if learner == "dqn" and not first:
-        share = _pipeline(policy, agent, made, _CONFIG, taught)
-    elif learner in ("forest", "dqn"):
-        ranges, intensity = _SHIFT_TRAINING["" if suffix in ("", "repaired") else f"-{suffix}"]
-        training = uniform_tasks(_TRAINING_SEED, taught if learner == "dqn" else _LABELS, ranges, intensity)
-        if learner == "forest":
-            share = learners.forest_shares(training, made, trees, seed)
-        else:
-            share = learners.shifted_shares(training, made, agent, suffix == "repaired", epochs, bool(exploring))
+        share = runs.head_dqn(made, agent, taught, kind == "repaired")
+    elif learner == "dqn":
+        share = runs.shift_dqn(kind, made, agent, taught, epochs, bool(exploring))
+    elif learner == "forest":
+        share = runs.shift_forest(kind, made, trees, seed)
     else:
         share = _shares(policy, made, (0.5, 0.3), (0.2, 0.8))
     return _measured(made, share, power)
@@ -209,10 +190,11 @@ _SHIFT_POLICIES = _described(0.5, 0.3, 0.2, 0.8) | {
     "forest": _FOREST.format("the source's training ranges"),
     "forest-high": _FOREST.format("those ranges, intensities 0.8 to 1"),
     "forest-biased": _FOREST.format("a kind for which the GPU is always best, as in its report"),
-    "dqn": _SHIFT_DQN.format("", "the source's training ranges"),
-    "dqn-high": _SHIFT_DQN.format(", by its report", "those ranges, intensities 0.8 to 1"),
-    "dqn-biased": _SHIFT_DQN.format(", by its report", "a kind for which the GPU is always best"),
-    "dqn-repaired": "repaired: `dqn`, each reward with its own action and no discount (torch)",
+    "dqn": _SHIFT_DQN.format("", "the source's training ranges", "the same") + "; generator=head: " + _HEAD_DQN,
+    "dqn-high": _SHIFT_DQN.format(", by its report", "those ranges, intensities 0.8 to 1", "the same"),
+    "dqn-biased": _SHIFT_DQN.format(", by its report", "a kind for which the GPU is always best", "the shifted kind"),
+    "dqn-repaired": "repaired: `dqn`, each reward with its own action and no discount; generator=head: from real "
+    "rewards alone (torch)",
 }
 _study = partial(Study, units=_UNITS, headline="total_time")
 

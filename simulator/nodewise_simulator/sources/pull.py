@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 
 from nodewise.core.errors import UserError
-from nodewise_simulator.sources import pull_bounds, pull_rules
+from nodewise_simulator.sources import pull_bounds, pull_ppo, pull_rules
 from nodewise_simulator.sources.checks import require_policy, require_whole
 from nodewise_simulator.sources.nets import Net
 from nodewise_simulator.sources.pull_queues import Queue, random_queue, shipped_queue
@@ -25,6 +26,8 @@ _POLICIES = {
     **{name: _CODED.format(says) for name, says in _RULES.items()},
     **{f"{name}-repaired": _REPAIRED.format(says) for name, says in _RULES.items()},
     "untrained": "as coded: the largest score of a 59-128-128-1 net of random weights; no training code exists",
+    "net-trained": "ours: the same net, trained by clipped PPO on random queues like S1r's, then greedy; agent is its "
+    "seed, updates=1 takes a second",
     "lpt-pull": "ours: the longest task to the fastest idle node",
     "lpt-earliest-completion": "ours: the longest task to the node where it ends first, idle or not",
     "milp": "ours: the best assignment that HiGHS finds in limit_s seconds; depends on the machine's speed",
@@ -33,12 +36,14 @@ _POLICIES = {
 _UNITS = {"makespan": "s", "ratio": "to the bound", "proved": "s no assignment can beat"}
 
 
-def _makespan(policy: str, queue: Queue, seed: int) -> float:
+def _makespan(policy: str, queue: Queue, seed: int, options: _Options) -> float:
+    if policy == "net-trained":
+        return pull_rules.pulled(queue, pull_rules.scored(queue, pull_ppo.trained(options.agent, options.updates)))
     rng = np.random.default_rng([seed, 22])
     if policy == "lpt-earliest-completion":
         return pull_bounds.makespan(queue.time_s, pull_bounds.earliest_completion(queue.told_s))
     if policy == "untrained":
-        return pull_rules.pulled(queue, pull_rules.scored(queue, Net((59, 128, 128, 1), rng)))
+        return pull_rules.pulled(queue, pull_rules.scored(queue, Net(pull_ppo.SIZES, rng)))
     if policy == "lpt-pull":
         return pull_rules.pulled(queue, pull_rules.longest_first(queue))
     if policy == "random":
@@ -49,36 +54,51 @@ def _makespan(policy: str, queue: Queue, seed: int) -> float:
     return pull_rules.pulled(queue, rule[policy.removesuffix("-repaired")](times_s))
 
 
-def _measured(name: str, policy: str, seed: int, queue: Queue, proved: float, limit_s: float) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """Seconds of `milp`; seed of `net-trained` and its updates, 0 for all."""
+
+    limit_s: float
+    agent: int
+    updates: int
+
+
+def _measured(name: str, policy: str, seed: int, queue: Queue, proved: float, options: _Options) -> dict[str, float]:
     require_policy(name, policy, _POLICIES)
-    if not limit_s > 0.0:
+    for key, value in (("agent", options.agent), ("updates", options.updates)):
+        require_whole(name, key, value, 0)
+    if not options.limit_s > 0.0:
         raise UserError(f"scenario {name} needs limit_s > 0")
     if policy == "bound":
         taken_s = proved
     elif policy == "milp":
-        nodes, lower = pull_bounds.mixed_integer(queue.told_s, limit_s)
+        nodes, lower = pull_bounds.mixed_integer(queue.told_s, options.limit_s)
         taken_s = pull_bounds.makespan(queue.time_s, nodes)
         proved = max(proved, lower) if queue.told_s is queue.time_s else proved
     else:
-        taken_s = _makespan(policy, queue, seed)
+        taken_s = _makespan(policy, queue, seed, options)
     return {"makespan": taken_s, "ratio": taken_s / proved, "proved": proved}
 
 
-def _play_shipped(policy: str, seed: int, limit_s: float = 10.0) -> dict[str, float]:
+def _play_shipped(policy: str, seed: int, limit_s: float = 10.0, agent: int = 0, updates: int = 0) -> dict[str, float]:
     queue = shipped_queue(seed)
-    return _measured("S1", policy, seed, queue, _separable_bound(queue), limit_s)
+    return _measured("S1", policy, seed, queue, _separable_bound(queue), _Options(limit_s, agent, updates))
 
 
-def _play_random(policy: str, seed: int, tasks: int = 33, limit_s: float = 10.0) -> dict[str, float]:
+def _play_random(
+    policy: str, seed: int, tasks: int = 33, limit_s: float = 10.0, agent: int = 0, updates: int = 0
+) -> dict[str, float]:
     require_whole("S1r", "tasks", tasks)
     queue = random_queue(seed, tasks)
-    return _measured("S1r", policy, seed, queue, _separable_bound(queue), limit_s)
+    return _measured("S1r", policy, seed, queue, _separable_bound(queue), _Options(limit_s, agent, updates))
 
 
-def _play_affinity(policy: str, seed: int, queue: str = "random", limit_s: float = 10.0) -> dict[str, float]:
+def _play_affinity(
+    policy: str, seed: int, queue: str = "random", limit_s: float = 10.0, agent: int = 0, updates: int = 0
+) -> dict[str, float]:
     if queue not in ("random", "shipped"):
         raise UserError(f"queue={queue!r} of scenario S1-affinity is unknown; choose random or shipped")
-    return _measured("S1-affinity", policy, seed, *_affinity(seed, queue), limit_s)
+    return _measured("S1-affinity", policy, seed, *_affinity(seed, queue), _Options(limit_s, agent, updates))
 
 
 @lru_cache(maxsize=8)

@@ -84,8 +84,17 @@ DQN_B = DqnSettings(96, False, 0.2, 12.0, 30_000, 100, 0.97, 60, 1200)
 BATCH, GAMMA, LEAST_EPSILON = 64, 0.99, 0.05
 
 
-def dqn_choices(table: Table, settings: DqnSettings, rng: np.random.Generator, episodes: int = 0) -> Choices:
-    """Module 1: a DQN trained on the table, then greedy on all of it. 50,000 to 72,000 updates: half a minute.
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What module 1's DQN does after its training, and what it did in the last episode of it."""
+
+    greedy: Choices  # [N], of every row of the table
+    episode_rows: Choices  # [M]
+    episode_choices: Choices  # [M], exploration included: what the source prints
+
+
+def dqn(table: Table, settings: DqnSettings, rng: np.random.Generator, episodes: int = 0) -> Learned:
+    """Module 1: a DQN trained on the table. 50,000 to 72,000 updates: half a minute.
 
     `episodes` 0 is the source's number. The next state is the next row, whatever the action.
     """
@@ -121,4 +130,5 @@ def dqn_choices(table: Table, settings: DqnSettings, rng: np.random.Generator, e
             if stored % settings.target_every == 0:
                 target.copy_from(net)
         epsilon = max(epsilon * settings.epsilon_decay, LEAST_EPSILON)
-    return np.asarray(net(states).argmax(axis=1))
+    episode = np.arange(stored - settings.episode_rows, stored) % settings.replay
+    return Learned(np.asarray(net(states).argmax(axis=1)), rows[episode], acts[episode])

@@ -39,20 +39,20 @@ def _rank(order: str, tasks: Tasks) -> Floats:
 
 def _run(nodes: Nodes, tasks: Tasks, rule: Rule, order: str) -> tuple[Floats, float]:
     """Start of every task, [N], and dynamic energy in Wh."""
-    state = State(nodes, np.zeros(len(nodes.cores)), np.zeros(len(nodes.cores)), 0)
+    state = State.of(nodes)
     started_s, node_of = np.full(len(tasks.run_s), np.inf), np.zeros(len(tasks.run_s), np.int64)
     rank, w_per_core = _rank(order, tasks), nodes.dynamic_w / nodes.cores
     waiting: list[int] = []
     running = np.empty(0, np.int64)
     following, ticks, dynamic_j = 0, 0, 0.0
     while following < len(started_s) or waiting or len(running):
-        now_s = ticks * TICK_S
+        now_s = state.now_s = ticks * TICK_S
         over = started_s[running] + tasks.run_s[running] <= now_s
-        np.subtract.at(state.used_cores, node_of[running[over]], tasks.cores[running[over]])
-        np.subtract.at(state.used_gb, node_of[running[over]], tasks.memory_gb[running[over]])
-        arrived = int(np.searchsorted(tasks.arrival_s, now_s, side="right"))
-        waiting = sorted([*waiting, *range(following, arrived)], key=lambda task: (rank[task], task))
-        following, left, placed = arrived, [], []
+        for task in running[over].tolist():
+            state.change(tasks, task, node_of[task], -1)
+        state.arrived = int(np.searchsorted(tasks.arrival_s, now_s, side="right"))
+        waiting = sorted([*waiting, *range(following, state.arrived)], key=lambda task: (rank[task], task))
+        following, left, placed = state.arrived, [], []
         for task in waiting:
             fits = np.flatnonzero(
                 (nodes.cores - state.used_cores >= tasks.cores[task])
@@ -65,8 +65,7 @@ def _run(nodes: Nodes, tasks: Tasks, rule: Rule, order: str) -> tuple[Floats, fl
             started_s[task] = now_s
             placed.append(task)
             state.placed += 1
-            state.used_cores[node] += tasks.cores[task]
-            state.used_gb[node] += tasks.memory_gb[task]
+            state.change(tasks, task, node, 1)
         waiting = left
         running = np.append(running[~over], np.array(placed, np.int64))
         dynamic_j += float(w_per_core @ state.used_cores) * TICK_S

@@ -10,15 +10,12 @@ from nodewise.core.types import Floats
 from nodewise_simulator.sources.tick_world import Rule, State, Tasks
 
 Fits = np.ndarray[tuple[int], np.dtype[np.int64]]
-
-_INPUTS, _HIDDEN = 50, 128
-_SPREAD = 0.12
-"""Standard deviation of the nets' initial weights; chosen so that they weigh as measured: 0.0025, at most 0.0042."""
+Draws = np.random.Generator | np.random.RandomState
 
 
-def random_rule(rng: np.random.Generator) -> Rule:
+def random_rule(draws: Draws) -> Rule:
     """Any node that fits."""
-    return lambda _state, _tasks, _task, fits: int(fits[rng.integers(len(fits))])
+    return lambda _state, _tasks, _task, fits: int(draws.choice(fits))
 
 
 def round_robin(state: State, tasks: Tasks, task: int, fits: Fits) -> int:
@@ -66,44 +63,10 @@ def without_nets(state: State, tasks: Tasks, task: int, fits: Fits) -> int:
     return int(fits[hand_score(state, tasks, task, fits).argmax()])
 
 
-class Nets:
-    """The source's hundred actors, 50-128-100, never trained: each gives its own node's probability."""
-
-    def __init__(self, nodes: int, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._first = (rng.normal(0.0, _SPREAD, (nodes, _INPUTS, _HIDDEN))).astype(np.float32)
-        self._second = (rng.normal(0.0, _SPREAD, (nodes, _HIDDEN, nodes))).astype(np.float32)
-        self._neighbours = np.stack([rng.choice(nodes, 10, replace=False) for _ in range(nodes)])
-
-    def probabilities(self, state: State, tasks: Tasks, task: int, fits: Fits) -> Floats:
-        """[fits] each actor's probability of its own node. What the 23 inputs are in detail is ours."""
-        used = state.used_cores / state.nodes.cores
-        used_gb = state.used_gb / state.nodes.memory_gb
-        inputs = np.zeros((len(fits), _INPUTS), np.float32)
-        inputs[:, 0], inputs[:, 1] = used[fits], used_gb[fits]
-        inputs[:, 3], inputs[:, 4] = state.nodes.cores[fits] / 32.0, state.nodes.memory_gb[fits] / 128.0
-        inputs[:, 5:15] = used[self._neighbours[fits]]
-        inputs[:, 15:20] = (
-            1.0 / 100.0, tasks.run_s[task] / 100.0, tasks.cores[task] / 8.0, tasks.memory_gb[task] / 32.0,
-            tasks.priority[task] / 2.0,
-        )  # fmt: skip
-        inputs[:, 20:23] = used.mean(), used_gb.mean(), used.std()
-        hidden = np.maximum(inputs[:, None, :] @ self._first[fits], 0.0)
-        logits = (hidden @ self._second[fits])[:, 0, :]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(odds[np.arange(len(fits)), fits] / odds.sum(axis=1))
-
-    def rule(self, state: State, tasks: Tasks, task: int, fits: Fits) -> int:
-        """The largest score with a quarter of the actor's probability in it."""
-        score = 0.25 * self.probabilities(state, tasks, task, fits) + hand_score(state, tasks, task, fits)
-        return int(fits[score.argmax()])
-
-
-RULES: dict[str, Callable[[np.random.Generator], Rule]] = {
+RULES: dict[str, Callable[[Draws], Rule]] = {
     "random": random_rule,
     "round-robin": lambda _: round_robin,
     "priority-minmin": lambda _: min_min,
-    "marl": lambda rng: Nets(100, rng).rule,
     "marl-without-net": lambda _: without_nets,
     "least-watts": lambda _: least_watts,
     "best-fit": lambda _: best_fit,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,14 @@ class Tasks:
     cores: Floats
     memory_gb: Floats
     priority: np.ndarray[tuple[int], np.dtype[np.int64]]
+    after: Any
+    """State of the source's generator after the last task; what its schedulers draw goes on from there."""
+
+    def stream(self) -> np.random.RandomState:
+        """The source's generator as it stands after the last task."""
+        stream = np.random.RandomState()
+        stream.set_state(self.after)
+        return stream
 
 
 @dataclass(slots=True)
@@ -57,8 +66,23 @@ class State:
     nodes: Nodes
     used_cores: Floats  # [100]
     used_gb: Floats  # [100]
-    placed: int
+    running: Floats  # [100] tasks
+    placed: int = 0
     """Tasks placed so far."""
+    arrived: int = 0
+    """Tasks that have arrived by this tick, placed or not."""
+    now_s: float = 0.0
+
+    @classmethod
+    def of(cls, nodes: Nodes) -> State:
+        """Nodes on which nothing runs."""
+        return cls(nodes, *np.zeros((3, len(nodes.cores))))
+
+    def change(self, tasks: Tasks, task: int, node: int, by: int) -> None:
+        """Put a task on a node (`by` 1) or take it off (−1)."""
+        self.used_cores[node] += by * tasks.cores[task]
+        self.used_gb[node] += by * tasks.memory_gb[task]
+        self.running[node] += by
 
 
 Rule = Callable[[State, Tasks, int, np.ndarray[tuple[int], np.dtype[np.int64]]], int]
@@ -80,20 +104,22 @@ def episode(seed: int, count: int, rate: float) -> tuple[Nodes, Tasks]:
         cores = min(max(draw.lognormal(0.5, 0.8), 0.5), 8.0)
         memory_gb = min(max(draw.lognormal(2.0, 1.0), 1.0), 32.0)
         columns[:, k] = now_s, run_s, cores, memory_gb, draw.choice(3, p=(0.25, 0.60, 0.15))
-    return nodes, Tasks(columns[0], columns[1], columns[2], columns[3], columns[4].astype(np.int64))
+    made = Tasks(columns[0], columns[1], columns[2], columns[3], columns[4].astype(np.int64), draw.get_state())
+    return nodes, made
 
 
 def run(nodes: Nodes, tasks: Tasks, rule: Rule) -> dict[str, float]:
     """Play an episode to its end; the metrics, of which `sla` is of all that were submitted."""
-    state = State(nodes, np.zeros(len(nodes.cores)), np.zeros(len(nodes.cores)), 0)
+    state = State.of(nodes)
     started_s, node_of = np.full(len(tasks.run_s), np.nan), np.zeros(len(tasks.run_s), np.int64)
     running: list[int] = []
     following, dynamic_j, ticks = 0, 0.0, 0
     end_s = tasks.arrival_s[-1] + _AFTER_S
     w_per_core = nodes.dynamic_w / nodes.cores
     while ticks * TICK_S < end_s:
-        now_s = ticks * TICK_S
-        while following < len(started_s) and tasks.arrival_s[following] <= now_s:
+        now_s = state.now_s = ticks * TICK_S
+        state.arrived = int(np.searchsorted(tasks.arrival_s, now_s, side="right"))
+        while following < state.arrived:
             task, following = following, following + 1
             fits = np.flatnonzero(
                 (nodes.cores - state.used_cores >= tasks.cores[task])
@@ -105,12 +131,10 @@ def run(nodes: Nodes, tasks: Tasks, rule: Rule) -> dict[str, float]:
             started_s[task], node_of[task] = now_s, node
             running.append(task)
             state.placed += 1
-            state.used_cores[node] += tasks.cores[task]
-            state.used_gb[node] += tasks.memory_gb[task]
+            state.change(tasks, task, node, 1)
         for task in [t for t in running if started_s[t] + tasks.run_s[t] <= now_s]:
             running.remove(task)
-            state.used_cores[node_of[task]] -= tasks.cores[task]
-            state.used_gb[node_of[task]] -= tasks.memory_gb[task]
+            state.change(tasks, task, node_of[task], -1)
         dynamic_j += float(w_per_core @ state.used_cores) * TICK_S
         ticks += 1
     return _measured(nodes, tasks, started_s, dynamic_j, ticks)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from nodewise.core.errors import UserError
 from nodewise_simulator.sources.checks import require_policy, require_seed, require_whole
+from nodewise_simulator.sources.tick_nets import Nets
 from nodewise_simulator.sources.tick_rules import RULES
 from nodewise_simulator.sources.tick_world import episode, least_dynamic_wh, run
 from nodewise_simulator.studies import Study
@@ -14,7 +13,7 @@ _POLICIES = {
     "random": "as coded: any node that fits",
     "round-robin": "as coded: the nodes that fit by turns (the source calls it weighted)",
     "priority-minmin": "as coded: least run time × (1 + utilisation), which is the least utilised node",
-    "marl": "as coded: a hand-written score plus a quarter of what 100 untrained nets say (their inputs' details ours)",
+    "marl": "as coded: a hand-written score plus a quarter of what 100 untrained nets say",
     "marl-without-net": "as coded, the same score without the nets",
     "least-watts": "ours: least dynamic watts per core",
     "balance-fit": "ours: free CPU and memory close to each other and small",
@@ -29,8 +28,11 @@ def _play(policy: str, seed: int, rate: float = 0.5, tasks: int = 1000) -> dict[
     if not rate > 0.0:
         raise UserError("scenario S2 needs rate > 0")
     nodes, made = episode(seed, tasks, rate)
-    rng = np.random.default_rng([seed, 30])
-    metrics = run(nodes, made, RULES["random" if policy == "bound" else policy](rng))
+    if policy == "marl":
+        rule = Nets(seed, made.stream()).rule
+    else:
+        rule = RULES["random" if policy == "bound" else policy](made.stream())
+    metrics = run(nodes, made, rule)
     if policy == "bound":
         least_wh = least_dynamic_wh(nodes, made)
         metrics["energy_total"] += least_wh - metrics["energy_dynamic"]
