@@ -40,7 +40,6 @@ LONGEST_FILES = (
     "unit/test_envs.py",
     "unit/test_training_learned.py",
     "unit/test_channel.py",
-    "unit/test_channel_refusals.py",
     "unit/test_extender_guard.py",
     "unit/test_kubectl_cli.py",
     "unit/test_watch.py",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from nodewise.kube.overrides import Override, OverrideWatch
+from nodewise.kube.override_watch import OverrideWatch
+from nodewise.kube.overrides import Override
 from nodewise_operator import profiles
 from nodewise_operator.app import Operator
 from nodewise_operator.profiles import Known

@@ -214,7 +214,7 @@ def _residuals(y: F32, m: Any, weights: F32, at: Any, units: Any, out: F32) -> N
         out[i] = total
 
 
-@fuse.njit(error_model="numpy", nogil=True, fastmath={"contract"}, _nrt=True)
+@fuse.njit(error_model="numpy", nogil=True, fastmath={"contract"})
 def score(weights: F32, sizes: NDArray[np.int64], node: F32, pair: F32, request: F32, out: F32) -> None:
     """Write the score of each candidate to `out` [M >= 1]; higher is better, in cents.
 

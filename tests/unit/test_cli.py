@@ -13,6 +13,7 @@ import pytest
 
 from nodewise import __version__
 from nodewise.cli import main as cli
+from nodewise.cli.output import USAGE_ERROR
 from nodewise.extender.settings import ExtenderSettings
 from nodewise.policies import POLICIES
 from nodewise_simulator.baselines import BASELINES
@@ -32,6 +33,28 @@ def test_the_list_of_commands_costs_no_heavy_import() -> None:
     listed, _, imported = said.partition("imported:")
     assert all(name in listed for name in cli.COMMANDS)
     heavy = {"numpy", "onnxruntime", "kubernetes", "fastapi", "torch", "nodewise_simulator", "pydantic_settings"}
+    assert not heavy & set(imported.split())
+
+
+def test_policies_are_listed_and_a_wrong_name_is_refused_without_a_heavy_import() -> None:
+    code = (
+        "import sys; from nodewise.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    sys.argv = ['nodewise', *line.split()]\n"
+        "    try: main.main()\n"
+        "    except SystemExit as left: print('left:', left.code)\n"
+        "print('imported:', *sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    lines = (
+        "policies", "simulate --policy nope", "simulate --scenario nope", "simulate --scenario hetero@",
+        "compare --policies index --scenario hetero@loud=1", "train --scenario nope --decisions 1 --out no",
+        "sim stable --policies nope", "sim replay no --policy nope",
+    )  # fmt: skip
+    ran = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, text=True, check=True)
+    listed, _, imported = ran.stdout.partition("imported:")
+    assert re.findall("left: (.*)", listed) == ["0", *["2"] * 7]
+    assert ran.stderr.count("nodewise: ") == 7
+    heavy = {"numba", "torch", "pandas", "scipy", "matplotlib", "polars", "kubernetes", "aiohttp", "onnxruntime"}
     assert not heavy & set(imported.split())
 
 
@@ -129,7 +152,7 @@ def test_version_is_the_packages(run: Run) -> None:
 )
 def test_bad_use_is_one_sentence_and_exit_status_2(line: str, named: str, run: Run) -> None:
     status, out, err = run(*line.split())
-    assert status == cli.USAGE_ERROR
+    assert status == USAGE_ERROR
     assert out == ""
     assert err.startswith("nodewise: ")
     assert err.count("\n") == 1
@@ -149,7 +172,7 @@ def test_a_bundle_must_be_named_where_none_is_built_in(
 ) -> None:
     monkeypatch.setattr("nodewise.policies.BUILT_IN", None)
     status, out, err = run(*line.split())
-    assert (status, out, err.count("\n")) == (cli.USAGE_ERROR, "", 1)
+    assert (status, out, err.count("\n")) == (USAGE_ERROR, "", 1)
     assert "none is built in" in err or "no bundle is built in" in err
     assert named in err
 
@@ -163,7 +186,7 @@ def test_a_port_in_use_is_one_sentence(run: Run, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         status, _, err = run("extender", "--kubeconfig", str(kubeconfig), "--port", port, "--admin-port", "0")
-    assert status == cli.USAGE_ERROR
+    assert status == USAGE_ERROR
     assert err.startswith("nodewise: ")
     assert err.count("\n") == 1
     assert port in err
@@ -172,7 +195,7 @@ def test_a_port_in_use_is_one_sentence(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["nope", "simulate --seed -1", "simulate --seed x", "compare", "--nope"])
 def test_a_line_that_cannot_be_read_ends_with_status_2(line: str, run: Run) -> None:
     status, _, err = run(*line.split())
-    assert status == cli.USAGE_ERROR
+    assert status == USAGE_ERROR
     assert "Traceback" not in err
 
 
@@ -191,7 +214,7 @@ def test_a_missing_extra_is_told_with_the_way_to_get_it(run: Run, monkeypatch: p
     monkeypatch.setattr("nodewise.cli.explain.fetch", absent)
     how = "run pip install '.[simulator]' in a clone of the repository"
     told = f"nodewise: this command needs the package numba: {how}\n"
-    assert run("explain", "a") == (cli.USAGE_ERROR, "", told)
+    assert run("explain", "a") == (USAGE_ERROR, "", told)
 
 
 def test_each_module_is_named_with_an_extra_that_installs_it() -> None:

@@ -74,7 +74,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
             return (folder / LOG).exists() and len((folder / LOG).read_text().splitlines()) > 2
 
         try:
-            waited_for(learns)
+            waited_for(learns, 600.0)  # it may have to compile first
             started = children(process.pid)
         finally:
             process.kill()

@@ -50,6 +50,10 @@ def command(
     """Learn a policy; the same seed, scenarios and --decisions give the same weights."""
     if algorithm not in ALGORITHMS:
         raise UserError(f"there is no algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
+    from nodewise_simulator import scenarios
+
+    for text in scenario or SCENARIOS:
+        scenarios.parameters_of(text)  # before torch, which takes seconds to import
     from nodewise_training.ppo import train
     from nodewise_training.runs import CHECKPOINT
 

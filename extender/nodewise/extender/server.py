@@ -37,7 +37,7 @@ from nodewise.extender.warm_up import warm_up
 from nodewise.kube import api as kube
 from nodewise.kube.cache import SeenNode, SeenPod, seen_node, seen_pod
 from nodewise.kube.informer import Informer
-from nodewise.kube.overrides import OverrideWatch
+from nodewise.kube.override_watch import OverrideWatch
 from nodewise.policies.learned import load
 
 log = logging.getLogger(__name__)

@@ -5,18 +5,11 @@ Its schema is generated from `nodewise_operator.resources`; the API server has c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from kubernetes.aio.client import ApiClient, CustomObjectsApi
-
 from nodewise.core.pods import NodeSpec
-from nodewise.kube.api import Call
-from nodewise.kube.optional import OptionalResource
-
-GROUP, VERSION, PLURAL = "nodewise.dev", "v1alpha1", "nodeprofiles"
 
 Json = Mapping[str, Any]
 
@@ -61,34 +54,3 @@ def by_class(told: Iterable[Override]) -> dict[str, Override]:
         if (each.price_usd_per_h, each.idle_w, each.peak_w) != (None, None, None):
             found.setdefault(each.node_class, each)
     return found
-
-
-def node_profile_call(api: ApiClient) -> Call:
-    """List and watch all NodeProfiles."""
-    return partial(CustomObjectsApi(api).list_cluster_custom_object_without_preload_content, GROUP, VERSION, PLURAL)
-
-
-class OverrideWatch:
-    """Keeps whoever asks told of all overrides there are; without NodeProfiles in the cluster there are none."""
-
-    def __init__(self, api: ApiClient, told: Callable[[Iterable[Override]], None]) -> None:
-        self._told = told
-        self._known: dict[str, Override] = {}  # by name of the NodeProfile
-        self._resource = OptionalResource[Override](
-            node_profile_call(api), override, self._replaced, self._changed, name="node_profiles"
-        )
-
-    async def run(self) -> None:
-        """Watch for ever; the owner cancels it."""
-        await self._resource.run()
-
-    def _replaced(self, all_of_them: list[Override]) -> None:
-        self._known = {each.profile: each for each in all_of_them}
-        self._told(self._known.values())
-
-    def _changed(self, kind: str, one: Override) -> None:
-        before = self._known.pop(one.profile, None)
-        if kind != "DELETED":
-            self._known[one.profile] = one
-        if before != self._known.get(one.profile):  # most changes are of what the operator writes into the status
-            self._told(self._known.values())

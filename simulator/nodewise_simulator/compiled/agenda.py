@@ -6,7 +6,7 @@ from typing import Any
 
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare
+from nodewise_simulator.compiled.fuse import jit
 
 # At one instant, room is given back before anybody asks for it. Ends and arrivals that are foreseen are not in here.
 CHANGE, BEGIN, ARRIVAL, AGAIN, TIMER, SCAN, TICK = range(1, 8)
@@ -18,7 +18,7 @@ KIND, NUMBER, WHO, WHICH, WHAT = range(5)
 IN_HEAP, EVER, WORK = range(3)
 
 
-@bare
+@jit
 def _sooner(at_s: Floats, event: Ints, a: int, b: int) -> Any:
     if at_s[a] != at_s[b]:
         return at_s[a] < at_s[b]
@@ -27,14 +27,14 @@ def _sooner(at_s: Floats, event: Ints, a: int, b: int) -> Any:
     return event[a, NUMBER] < event[b, NUMBER]
 
 
-@bare
+@jit
 def _swap(at_s: Floats, event: Ints, a: int, b: int) -> None:
     at_s[a], at_s[b] = at_s[b], at_s[a]
     for k in range(5):
         event[a, k], event[b, k] = event[b, k], event[a, k]
 
 
-@bare
+@jit
 def push(at_s: Floats, event: Ints, size: Ints, when_s: float, kind: int, who: int, which: int, what: int) -> None:
     """Add an event. Whoever plays sees to it that there is room: see `wide.FULL`."""
     size[EVER] += 1
@@ -49,7 +49,7 @@ def push(at_s: Floats, event: Ints, size: Ints, when_s: float, kind: int, who: i
         k = (k - 1) // 2
 
 
-@bare
+@jit
 def pop(at_s: Floats, event: Ints, size: Ints) -> Any:
     """Take the first event out: (kind, who, which, what)."""
     kind, who, which, what = event[0, KIND], event[0, WHO], event[0, WHICH], event[0, WHAT]

@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 
 from nodewise.core.estimator import LONGEST_LOG, MOST_VAR, SHORTEST_LOG
 from nodewise.core.types import Floats
-from nodewise_simulator.compiled.fuse import bare, inlined, jit
+from nodewise_simulator.compiled.fuse import inlined, jit
 
 Bools = NDArray[np.bool_]
 
-PRIOR_RUN_S, PRIOR_SPREAD, DESCRIBED_SPREAD, CLASS_SPREAD, AFFINITY_SPREAD, CELL_SPREAD, NOISE, NOISE_WEIGHT, DECAY = (
-    range(9)
-)
-"""Indices of the estimator's settings, as `flat.Flat.settings` begins with them; in logs but the first and last two."""
+PRIOR, PRIOR_SPREAD, DESCRIBED_SPREAD, CLASS_SPREAD, AFFINITY_SPREAD, CELL_SPREAD, NOISE, NOISE_WEIGHT, DECAY = range(9)
+"""Indices of the estimator's settings, as `flat.Flat.settings` begins with them; in logs but the last two."""
 
 COUNT, SUM, SUM_SQ, MEAN, STD, MEAN_VAR, NOISE_VAR = range(7)
 """First index of `cells` [7, W, C]: decayed evidence, and the tables made of it; the variances are of logs."""
 
 
-@bare
+@inlined
 def observe(
     settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
     col_var: Floats, row: int, column: int, run: float, slowdown: float,
@@ -42,7 +40,7 @@ def observe(
     cells[COUNT, row, column], cells[SUM, row, column] = n + 1.0, total + y
     after = y - (total + y) / (n + 1.0)
     cells[SUM_SQ, row, column] = cells[SUM_SQ, row, column] * keep + before * after
-    unknown = math.log(settings[PRIOR_RUN_S])
+    unknown = settings[PRIOR]
     # Its row again: the row's own level and directions, from the columns it was seen on.
     prior = 0.0 if described[row] else unknown
     spread = settings[DESCRIBED_SPREAD] if described[row] else settings[PRIOR_SPREAD]
@@ -134,7 +132,7 @@ def renew(
     in_column[:] = False
 
 
-@bare
+@inlined
 def renew_row(
     settings: Floats, described: Bools, cells: Floats, row_factor: Floats, col_factor: Floats, row_var: Floats,
     col_var: Floats, in_row: Bools, in_column: Bools, stale: Bools, w: int,
@@ -178,7 +176,7 @@ def _of_row(settings: Floats, described: Bools, cells: Floats, w: int) -> Any:
         freedom += max(cells[COUNT, w, c] - 1.0, 0.0)
     noise_sq = settings[NOISE] * settings[NOISE]
     noise_var = (settings[NOISE_WEIGHT] * noise_sq + squares) / (settings[NOISE_WEIGHT] + freedom)
-    return 0.0 if described[w] else math.log(settings[PRIOR_RUN_S]), noise_var, of_row
+    return 0.0 if described[w] else settings[PRIOR], noise_var, of_row
 
 
 @inlined
@@ -210,7 +208,7 @@ RATE, OPEN, VOLUME = range(3)
 to the workload, how many of its pods a world has."""
 
 
-@bare
+@jit
 def knowledge_gradient(cells: Floats, stakes: Floats, w: int, c: int) -> Any:
     """What one more observed run of workload w on node class c is expected to be worth to each later pod, in cents.
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare
+from nodewise_simulator.compiled.fuse import jit
 from nodewise_simulator.compiled.room import fits, share_of
 
 _INV_SQRT_2PI, _SQRT_HALF = 1.0 / math.sqrt(2.0 * math.pi), math.sqrt(0.5)
 
 
-@bare
+@jit
 def worth_of_a_second(
     pod_f: Floats, node_f: Floats, pod: Floats, p: int, row: int, now_s: float, left_s: float
 ) -> float:
@@ -37,14 +37,14 @@ def worth_of_a_second(
     return worth
 
 
-@bare
+@jit
 def _left_s(node: Floats, slot_f: Floats, row: int, j: int, now_s: float) -> float:
     """Time from now to the end of what runs in a slot, if nothing changes; slots are as of their node's last event."""
     left_s: float = node[kn.UPDATED, row] + slot_f[kn.LEFT, row, j] / slot_f[kn.SPEED, row, j] - now_s
     return max(left_s, 0.0)
 
 
-@bare
+@jit
 def _true_cost(
     pod_f: Floats, true_s: Floats, node_f: Floats, node_i: Ints, node: Floats, slot_i: Ints, slot_f: Floats,
     p: int, row: int, now_s: float,
@@ -72,7 +72,7 @@ def _true_cost(
     return cents, worth, alone_s
 
 
-@bare
+@jit
 def charge_displaced(
     pod_f: Floats, pod_i: Ints, true_s: Floats, node_f: Floats, node_i: Ints, masks: NDArray[np.bool_],
     node: Floats, slot_i: Ints, slot_f: Floats, pod: Floats, p: int, chosen: int, now_s: float,

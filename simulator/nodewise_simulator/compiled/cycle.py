@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare, inlined
+from nodewise_simulator.compiled.fuse import inlined, jit
 from nodewise_simulator.compiled.room import fits
 from nodewise_simulator.scheduler import MIN_FEASIBLE
 
@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 Names = NDArray[np.uint8]
 
 
-@bare
+@jit
 def enqueue(pod_i: Ints, pending: Ints, number: Ints) -> None:
     """The next pod waits: behind all of its priority or a higher one."""
     p, at = number[kn.NEXT], number[kn.PENDING]
@@ -34,7 +34,7 @@ def enqueue(pod_i: Ints, pending: Ints, number: Ints) -> None:
     number[kn.NEXT] += 1
 
 
-@bare
+@jit
 def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Ints, p: int) -> Any:
     """Whether one of these nodes, where pods ended, has room: the queueing hint that wakes a waiting pod."""
     for row in freed:  # noqa: SIM110  numba has no any()
@@ -43,13 +43,13 @@ def could_fit(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, freed: Int
     return False
 
 
-@bare
+@jit
 def most_scored(n: int) -> Any:
     """How many feasible nodes of n kube-scheduler scores at most."""
     return n if n < MIN_FEASIBLE else max(n * max(50 - n // 125, 5) // 100, MIN_FEASIBLE)
 
 
-@bare
+@jit
 def sample(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, number: Ints, p: int, rows: Ints) -> Any:
     """Rows of the feasible nodes that kube-scheduler scores, in order, into `rows`; returns how many."""
     n = len(rows)
@@ -69,13 +69,13 @@ def sample(pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, number: Ints,
     return found
 
 
-@bare
+@jit
 def _turn(rows: Ints, begin: int, end: int) -> None:
     for k in range((end - begin) // 2):
         rows[begin + k], rows[end - 1 - k] = rows[end - 1 - k], rows[begin + k]
 
 
-@bare
+@jit
 def _search(
     pod_f: Floats, mask: Bools, node: Floats, p: int, begin: int, end: int, rows: Ints, found: int, most: int
 ) -> Any:
@@ -88,7 +88,7 @@ def _search(
     return found
 
 
-@bare
+@jit
 def best(scores: NDArray[np.float32], rows: Ints, m: int, crc: int, names: Names) -> Any:
     """Index of the winner among m candidates; ties as `nodewise.core.reply.best`."""
     top = 0
@@ -110,7 +110,7 @@ def best(scores: NDArray[np.float32], rows: Ints, m: int, crc: int, names: Names
     return top
 
 
-@bare
+@jit
 def _tie_break(crc: Any, name: NDArray[np.uint8]) -> Any:
     """zlib.crc32 continued over a zero-terminated name, then as `nodewise.core.reply.tie_break`."""
     c = (crc ^ 0xFFFFFFFF) & 0xFFFFFFFF
@@ -123,7 +123,7 @@ def _tie_break(crc: Any, name: NDArray[np.uint8]) -> Any:
     return ((c ^ 0xFFFFFFFF) * 0x9E3779B1) & 0xFFFFFFFF
 
 
-@bare
+@jit
 def draw(scores: NDArray[np.float32], m: int, sharpness: float, u: float) -> Any:
     """Index drawn from softmax(sharpness × score) by the uniform u, and the log of its probability."""
     highest = scores[0]
@@ -141,7 +141,7 @@ def draw(scores: NDArray[np.float32], m: int, sharpness: float, u: float) -> Any
     return chosen, sharpness * (np.float64(scores[chosen]) - highest) - math.log(total)
 
 
-@bare
+@jit
 def inside(values: NDArray[np.float32], low: Floats, high: Floats) -> Any:
     """Whether every value [K] lies within its limits [K]."""
     for k in range(len(values)):  # noqa: SIM110  numba has no all()
@@ -150,7 +150,7 @@ def inside(values: NDArray[np.float32], low: Floats, high: Floats) -> Any:
     return True
 
 
-@bare
+@inlined
 def window(pod_f: Floats, node: Floats, mask: Bools, number: Ints, p: int, ok: Bools) -> Any:
     """As `sample`, as a mark for each node: (how many feasible nodes are scored, first row looked at, how many rows).
 
@@ -195,12 +195,14 @@ _CHUNK = 64
 
 @inlined
 def _mark(node: Floats, mask: Bools, cpu: float, mem: float, gpu: float, ok: Bools, begin: int, end: int) -> None:
-    for row in range(begin, end):
-        fits_cpu, fits_mem = node[kn.FREE, row] >= cpu, node[kn.FREE + 1, row] >= mem
-        ok[row] = mask[row] & fits_cpu & fits_mem & (node[kn.FREE + 2, row] >= gpu) & (node[kn.FREE + 3, row] >= 1.0)
+    free_cpu, free_mem = node[kn.FREE], node[kn.FREE + 1]  # as arrays of their own, they are taken four at a time
+    free_gpu, free_pods = node[kn.FREE + 2], node[kn.FREE + 3]
+    for row in range(np.uint64(begin), np.uint64(end)):
+        fits_cpu, fits_mem = free_cpu[row] >= cpu, free_mem[row] >= mem
+        ok[row] = mask[row] & fits_cpu & fits_mem & (free_gpu[row] >= gpu) & (free_pods[row] >= 1.0)
 
 
-@bare
+@jit
 def top(scores: NDArray[np.float32], ok: Bools, crc: int, names: Names) -> Any:
     """Row of the winner among those that are `ok`, which at least one is; ties as `nodewise.core.reply.best`."""
     best_row, tied = -1, False

@@ -22,7 +22,7 @@ from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import machine, view
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare, inlined, priced
+from nodewise_simulator.compiled.fuse import inlined, jit, priced
 
 Bools = NDArray[np.bool_]
 
@@ -59,7 +59,7 @@ def limits(settings: DeferSettings) -> Floats:
     return np.array([settings.margin, settings.base_s, settings.per_run, *settings.most_s, settings.budget])
 
 
-@bare
+@jit
 def expected_run_s(pod_f: Floats, pod_i: Ints, cells: Floats, present: Bools, p: int) -> Any:
     """As `defer.expected_run_s`."""
     w, seen, least_s = pod_i[p, kn.WORKLOAD], pod_f[p, kn.EXPECTED] > 0.0, np.inf
@@ -70,7 +70,7 @@ def expected_run_s(pod_f: Floats, pod_i: Ints, cells: Floats, present: Bools, p:
     return least_s * pod_f[p, kn.SCALE] if seen else np.nan
 
 
-@bare
+@jit
 def limit_s(pod_f: Floats, pod_i: Ints, limits: Floats, p: int, run_s: float) -> Any:
     """As `defer.limit_s`."""
     if pod_i[p, kn.MAY_WAIT] == 0 or not run_s < np.inf:
@@ -80,20 +80,20 @@ def limit_s(pod_f: Floats, pod_i: Ints, limits: Floats, p: int, run_s: float) ->
     return max(min(most_s, slack_s), 0.0)
 
 
-@bare
+@jit
 def index(pod_f: Floats, p: int, run_s: float) -> Any:
     """As the second part of `defer.index`."""
     return pod_f[p, kn.DELAY] / run_s if 0.0 < run_s < np.inf else 0.0
 
 
-@bare
+@jit
 def has_room(pod_f: Floats, node: Floats, row: int, p: int) -> Any:
     """As `nodewise.core.feasible.has_room`, which counts no pods."""
     enough = node[kn.FREE, row] >= pod_f[p, kn.CPU] and node[kn.FREE + 1, row] >= pod_f[p, kn.MEM]
     return enough and node[kn.FREE + 2, row] >= pod_f[p, kn.GPU]
 
 
-@bare
+@jit
 def _look_ahead(
     settings: Floats, node: Floats, node_i: Ints, resident: Floats, cells: Floats, ends_s: Floats, who: Ints,
     given: Floats, row: int, now_s: float,
@@ -118,7 +118,7 @@ def _look_ahead(
     given[row] = total
 
 
-@bare
+@jit
 def _foresee(
     settings: Floats, node: Floats, node_i: Ints, resident: Floats, cells: Floats, ends_s: Floats, who: Ints,
     given: Floats, made_s: Floats, made_of: Ints, row: int, now_s: float,
@@ -133,7 +133,7 @@ def _foresee(
         _look_ahead(settings, node, node_i, resident, cells, ends_s, who, given, row, now_s)
 
 
-@bare
+@jit
 def ahead_s(
     settings: Floats, node: Floats, node_i: Ints, resident: Floats, cells: Floats, seen: Sight, cpu_milli: Floats,
     now_s: float,
@@ -154,7 +154,7 @@ def ahead_s(
         cpu_milli[c] = 0.0
 
 
-@bare
+@jit
 def choose(
     pod_f: Floats, pod_i: Ints, settings: Floats, node: Floats, node_i: Ints, resident: Floats, cells: Floats,
     present: Bools, seen: Sight, now: Bools, later: Bools, margin: float, p: int, now_s: float,

@@ -52,4 +52,6 @@ def moved(tree: Ints, node: Floats, node_i: Ints, row: int) -> None:
         best, best_s = (other if sooner else best), (other_s if sooner else best_s)
         foreseen = other_foreseen if sooner else foreseen
         k //= 2
+        if tree[k] == best and best != row:
+            return  # nothing above depends on what is new
         tree[k] = best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -84,7 +85,7 @@ def flatten(world: World, rates: CostRates | None = None, *, everything: bool = 
     names = [n.name.encode() for n in world.nodes]
     width = max(map(len, names)) + 1
     made = (
-        settings.prior_run_s, settings.prior_spread, settings.described_spread, settings.class_spread,
+        math.log(settings.prior_run_s), settings.prior_spread, settings.described_spread, settings.class_spread,
         settings.affinity_spread, settings.cell_spread, settings.noise, settings.noise_weight, settings.decay,
         rates.contention, rates.service_horizon_s, float(cost.energy_cents(rates, 1.0)),
     )  # fmt: skip

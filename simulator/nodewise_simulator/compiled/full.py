@@ -14,8 +14,8 @@ from nodewise_simulator.compiled import beliefs as bl
 from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
-from nodewise_simulator.compiled.fuse import Kernel, jit, spliced
-from nodewise_simulator.compiled.whole import Whole
+from nodewise_simulator.compiled.fuse import Kernel, borrowed, jit, spliced
+from nodewise_simulator.compiled.whole import gathered
 from nodewise_simulator.engine.loop import FRUITLESS
 
 PAUSE = -2
@@ -36,6 +36,8 @@ def played(choose: Kernel, deferral: tuple[Kernel, Kernel, Kernel]) -> Kernel:
 
     @jit
     def on(flat: Any, state: Any, desk: Any, policy: Any, held: Any, learns: bool, h: Any) -> None:
+        flat, state, desk = borrowed(flat), borrowed(state), borrowed(desk)
+        policy, held = borrowed(policy), borrowed(held)
         pod_f, pod_i, _, node_f, _, masks, settings, described, _ = flat
         node, node_i, _, _, pod, _, _, queued, number = state[:9]
         cells, row_factor, col_factor, row_var, col_var = state[9:]
@@ -142,15 +144,10 @@ def played(choose: Kernel, deferral: tuple[Kernel, Kernel, Kernel]) -> Kernel:
 
     @spliced
     def play(flat: Any, state: Any, policy: Any, w: Any, b: Any, held: Any, learns: bool) -> None:
-        pod_f, pod_i, true_s, node_f, _, masks, settings, _, _ = flat
-        node, node_i, slot_i, slot_f, pod, pod_node, _, queued, number = state[:9]
+        pod_f, pod_i = flat[:2]
+        node, node_i, slot_i, _, pod = state[:5]
         desk = dk.laid(pod_f, pod_i, node, node_i, slot_i, pod, state[9].shape[1], state[9].shape[2])
-        resident, tree, totals, _, _, present, ended, here = desk[:8]
-        h: Any = Whole(  # type: ignore[no-untyped-call]
-            pod_f, pod_i, true_s, node_f, masks, settings, node, node_i, slot_i, slot_f, pod, pod_node, queued, number,
-            resident, tree, totals, present, ended, here, np.zeros(len(node_f), np.bool_), *w, *b,
-        )  # fmt: skip
-        changes.classes(h)
+        h = gathered(flat, state, borrowed(desk), np.zeros(node.shape[1], np.bool_), w, b)
         on(flat, state, desk, policy, held, learns, h)
 
     return play

@@ -15,29 +15,75 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-from numba.extending import overload, register_jitable
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic, overload, register_jitable
+from numba.np import arrayobj
 
 from nodewise.core.columns import COLUMNS, Scope, select
 
 Kernel = Callable[..., Any]
 
-_njit: Any = nb.njit
-njit: Callable[..., Callable[[Callable[..., Any]], Kernel]] = _njit
-"""Its types do not know `_nrt`, whether compiled code counts who holds an array."""
+njit: Callable[..., Callable[[Callable[..., Any]], Kernel]] = nb.njit
 
-jit: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, _nrt=True)
+jit: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True)
 """Division as in numpy (by zero: inf or nan), and no lock of the interpreter held."""
 
-bare: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, _nrt=True)
-"""As `jit`, for what makes no arrays. (With `_nrt=False` nobody counts who holds an array, a quarter of the time of a
-decision. But what numba itself compiles for such a function it then gives to functions that do count, whose arrays are
-freed too early: whoever compiled first in a process decided whether its numbers were right.)"""
-
-inlined: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, forceinline=True, _nrt=True)
-"""As `bare`, and never a call: what takes or gives long tuples is passed through memory otherwise."""
+inlined: Callable[[Callable[..., Any]], Kernel] = njit(error_model="numpy", nogil=True, forceinline=True)
+"""As `jit`, and never a call: what takes or gives long tuples is passed through memory otherwise, and only in what is
+part of one function is it known that arrays are `borrowed`."""
 
 spliced: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", nogil=True, inline="always")
 """As `inlined`, before anything is compiled: for long functions, which are otherwise optimised once at each level."""
+
+
+@intrinsic
+def _borrowed(_: Any, held: Any) -> Any:
+    """`borrowed(held)`: the same arrays, which nobody counts."""
+
+    def lent(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+        if isinstance(kind, types.Array):
+            make: Any = arrayobj.make_array
+            populate: Any = arrayobj.populate_array
+            own = make(kind)(context, builder, value)
+            made = make(kind)(context, builder)
+            populate(made, own.data, own.shape, own.strides, own.itemsize, None)
+            return made._getvalue()
+        if isinstance(kind, types.BaseTuple):
+            of: Any = kind
+            parts = [lent(context, builder, of[k], builder.extract_value(value, k)) for k in range(len(of))]
+            return context.make_tuple(builder, kind, parts)
+        return value
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return lent(context, builder, signature.args[0], values[0])
+
+    return held(held), generate
+
+
+borrowed: Kernel = _borrowed
+"""To count who holds an array is a locked addition for each look at a row, a quarter of the time of a decision. Arrays
+that are only borrowed are counted by nobody; whoever borrows them must hold the original meanwhile, and keep none."""
+
+
+@intrinsic
+def _fetch(_: Any, row: Any, at: Any) -> Any:
+    """`fetch(row, at)`: begin to load what lies at this place of a row, which is wanted soon."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        make: Any = arrayobj.make_array
+        array = make(signature.args[0])(context, builder, values[0])
+        place = builder.bitcast(builder.gep(array.data, [values[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(prefetch, [place, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(row, at), generate
+
+
+fetch: Kernel = _fetch
 
 
 @overload(select)

@@ -20,7 +20,7 @@ LANES, PART = 64, 16
 """Hidden units, and scores, are taken so many at a time: a number that is known is a loop that is not one."""
 
 _vectorised: Callable[[Callable[..., Any]], Kernel] = njit(
-    error_model="numpy", nogil=True, _nrt=True, fastmath={"contract", "reassoc", "nsz"}
+    error_model="numpy", nogil=True, forceinline=True, fastmath={"contract", "reassoc", "nsz"}
 )
 
 
@@ -55,19 +55,19 @@ def asked_of(base: F32, x: F32, weight: F32, output: F32, out: F32) -> Any:
 
 
 @_vectorised
-def listed(ok: Any, by_class: Ints, class_of: Ints, rows: Ints, first: Ints) -> Any:
+def listed(ok: Any, by_class: Ints, begins: Ints, rows: Ints, first: Ints) -> Any:
     """Rows of the nodes that are `ok`, those of class c from first[c] on; returns how many.
 
-    Without a branch on `ok`: which nodes have room is not to be foreseen.
+    `by_class` lists all nodes, those of class c from begins[c] on. Without a branch on `ok`: which nodes have room is
+    not to be foreseen.
     """
-    found, at, n = np.uint64(0), np.uint64(0), np.uint64(len(ok))
-    for c in range(len(first) - 1):
+    found = np.uint64(0)
+    for c in range(np.uint64(len(first) - 1)):
         first[c] = found
-        while at < n and class_of[at] == c:
-            row = by_class[at]
+        for at in range(np.uint64(begins[c]), np.uint64(begins[c + np.uint64(1)])):
+            row = np.uint64(by_class[at])
             rows[found] = row
-            found += np.uint64(ok[np.uint64(row)])
-            at += np.uint64(1)
+            found += np.uint64(ok[row])
     first[-1] = found
     return np.int64(found)
 

@@ -179,7 +179,8 @@ def collect(
     scratch = (
         np.zeros(_fours(late.node), np.float32), np.zeros((c, _fours(late.pair)), np.float32),
         np.zeros(_fours(late.request), np.float32), np.zeros(hidden, np.float32), np.zeros((n, hidden), np.float32),
-        np.zeros((c, hidden), np.float32), np.zeros(c, np.float32), by_class, flat.node_class[by_class],
+        np.zeros((c, hidden), np.float32), np.zeros(c, np.float32), by_class,
+        np.searchsorted(flat.node_class[by_class], np.arange(c + 1)),
         np.zeros(n, np.bool_), np.zeros(n + 1, np.int64), np.zeros(c + 1, np.int64),
         np.zeros(n + lanes.LANES, np.float32), np.zeros(state.cells.shape[1:], np.bool_),
     )  # fmt: skip
@@ -214,10 +215,10 @@ def linked(names: tuple[str, ...]) -> Kernel:
         _, _, totals, in_row, in_column, present, _, _ = desk[:8]
         changed = desk[12]
         node_weight, pair_weight, request_weight, bias, output, sharpness, uniforms = policy[:7]
-        see_n, see_c, see_q, nothing, half, asked, told, by_class, class_of, ok, rows, first, scores, stale = policy[7:]
+        see_n, see_c, see_q, nothing, half, asked, told, by_class, begins, ok, rows, first, scores, stale = policy[7:]
         change, change_row, rec_pair, rec_request, rec_rows, rec_i, rec_f = record
         cycle.window(pod_f, node, masks[pod_i[p, kn.MASK]], number, p, ok)
-        m = lanes.listed(ok, by_class, class_of, rows, first)
+        m = lanes.listed(ok, by_class, begins, rows, first)
         if m <= 1:  # a single feasible node is taken without asking
             return rows[0] if m == 1 else -1
         number[kn.ASKED] += 1

@@ -13,7 +13,25 @@ from nodewise_simulator.compiled import beliefs as bl
 from nodewise_simulator.compiled import cycle, ends, nodes
 from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import kernels as kn
-from nodewise_simulator.compiled.fuse import Kernel, bare, spliced
+from nodewise_simulator.compiled.fuse import Kernel, borrowed, fetch, inlined, jit, spliced
+
+
+@inlined
+def _foresee(pod_f: Any, pod_i: Any, pod: Any, slot_i: Any, slot_f: Any, order: Any, row: Any) -> None:
+    """Fetch what the next end will look at: most of it was last used when that pod started."""
+    rank, rate, _, soonest, _ = order
+    row = np.uint64(row)
+    p = np.uint64(soonest[row])
+    for at in (0, 8):
+        fetch(pod_f[p], at)
+        fetch(pod_i[p], at)
+        fetch(rank[row], at)
+        fetch(rate[row], at)
+        fetch(slot_i[kn.RUNNING, row], at)
+        fetch(slot_i[kn.RESIDENT, row], at)
+        for k in (kn.LEFT, kn.SPEED, kn.OWN_CPU, kn.OWN_SENSITIVITY):
+            fetch(slot_f[k, row], at)
+    fetch(pod[p], 0)
 
 
 def looped(pick: Kernel, *, residents: bool = True, credit: bool = False) -> Kernel:
@@ -27,8 +45,10 @@ def looped(pick: Kernel, *, residents: bool = True, credit: bool = False) -> Ker
     Without `residents` the pick never looks at who is on a node; nor does it if it does not learn.
     """
 
-    @bare
+    @jit
     def on(flat: Any, state: Any, desk: Any, policy: Any, record: Any, until: int, learns: bool) -> None:
+        flat, state, desk = borrowed(flat), borrowed(state), borrowed(desk)
+        policy, record = borrowed(policy), borrowed(record)
         # Once: each look into a tuple of arrays is compiled to a copy of all of it.
         pod_f, pod_i, true_s, node_f, _, masks, settings, described, _ = flat
         node, node_i, slot_i, slot_f, pod, pod_node, pending, queued, number = state[:9]
@@ -55,6 +75,7 @@ def looped(pick: Kernel, *, residents: bool = True, credit: bool = False) -> Ker
                     pod_f, pod_i, node_f, node, node_i, slot_i, slot_f, pod, number, resident, order, tree, totals,
                     ended, row, now_s, credit, looked_at,
                 )  # fmt: skip
+                _foresee(pod_f, pod_i, pod, slot_i, slot_f, order, tree[ends.FIRST])
                 for k in range(over):
                     p = ended[k]
                     if learns and pod_i[p, kn.TEACHES]:
@@ -93,6 +114,7 @@ def looped(pick: Kernel, *, residents: bool = True, credit: bool = False) -> Ker
                     pod, pod_node, number, resident, order, tree, totals, p, row, now_s, credit, looked_at,
                 )  # fmt: skip
                 queued[pod_i[p, kn.SLA]] -= 1.0
+                _foresee(pod_f, pod_i, pod, slot_i, slot_f, order, tree[ends.FIRST])
             number[kn.PENDING] = kept
 
     @spliced

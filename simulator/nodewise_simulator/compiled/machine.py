@@ -18,18 +18,18 @@ from nodewise_simulator.compiled import ends
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare
+from nodewise_simulator.compiled.fuse import jit
 from nodewise_simulator.compiled.room import take_room
 from nodewise_simulator.world import QUANTUM_S
 
 
-@bare
+@jit
 def later(time_s: float) -> Any:
     """The first simulated time that is not earlier."""
     return math.ceil(time_s / QUANTUM_S - 1e-9) * QUANTUM_S if time_s < np.inf else time_s
 
 
-@bare
+@jit
 def recount(
     pod_f: Floats, pod_i: Ints, node: Floats, node_i: Ints, resident: Floats, totals: Floats, fifo: bool, p: int,
     row: int, sign: float,
@@ -52,7 +52,7 @@ def recount(
     node[kn.RATE, row] = rate
 
 
-@bare
+@jit
 def settle(
     pod_f: Floats, pod_i: Ints, contention: float, node: Floats, node_i: Ints, slot_i: Ints, pod: Floats,
     pod_node: Ints, resident: Floats, totals: Floats, fifo: bool, p: int, row: int, now_s: float,
@@ -76,7 +76,7 @@ def settle(
     recount(pod_f, pod_i, node, node_i, resident, totals, fifo, p, row, 1.0)
 
 
-@bare
+@jit
 def leave(
     pod_f: Floats, pod_i: Ints, node: Floats, node_i: Ints, slot_i: Ints, resident: Floats, totals: Floats, fifo: bool,
     p: int, row: int,
@@ -95,7 +95,7 @@ def leave(
     recount(pod_f, pod_i, node, node_i, resident, totals, fifo, p, row, -1.0)
 
 
-@bare
+@jit
 def advance(node: Floats, slot_f: Floats, runs: int, row: int, now_s: float) -> None:
     """Let what works on a node work until now."""
     passed_s = now_s - node[kn.UPDATED, row]
@@ -104,7 +104,7 @@ def advance(node: Floats, slot_f: Floats, runs: int, row: int, now_s: float) -> 
         slot_f[kn.LEFT, row, j] -= passed_s * slot_f[kn.SPEED, row, j]
 
 
-@bare
+@jit
 def begin(
     node: Floats, slot_i: Ints, slot_f: Floats, machine_i: Ints, pod: Floats, resident: Floats, fate: Ints, p: int,
     row: int, run_s: float, now_s: float,
@@ -123,7 +123,7 @@ def begin(
     resident[row, at, kn.SINCE_S] = now_s
 
 
-@bare
+@jit
 def stop(
     node: Floats, slot_i: Ints, slot_f: Floats, machine_i: Ints, fate: Ints, p: int, row: int, now_s: float
 ) -> Any:  # fmt: skip
@@ -143,7 +143,7 @@ def stop(
     return True
 
 
-@bare
+@jit
 def over(
     node: Floats, slot_i: Ints, slot_f: Floats, machine_i: Ints, fate: Ints, ended: Ints, row: int, now_s: float
 ) -> Any:  # fmt: skip
@@ -164,7 +164,7 @@ def over(
     return found
 
 
-@bare
+@jit
 def reschedule(
     pod_f: Floats, extra: Floats, node: Floats, node_i: Ints, slot_i: Ints, slot_f: Floats, machine_i: Ints,
     fate: Ints, number: Ints, tree: Ints, row: int, now_s: float,
@@ -194,7 +194,7 @@ def reschedule(
     ends.moved(tree, node, node_i, row)
 
 
-@bare
+@jit
 def tell_time(
     settings: Floats, node: Floats, resident: Floats, cells: Floats, residents: int, c: int, row: int, now_s: float,
     fifo: bool,
@@ -222,7 +222,7 @@ def tell_time(
 # --- shares of accelerators ------------------------------------------------------------------------------------------
 
 
-@bare
+@jit
 def has_device(device: Floats, extra: Floats, whole: int, p: int, row: int) -> Any:
     """Whether a device has room for the pod's share, or enough whole ones are free."""
     free = 0
@@ -235,7 +235,7 @@ def has_device(device: Floats, extra: Floats, whole: int, p: int, row: int) -> A
     return extra[p, wd.SHARE] == 0.0 and free >= whole
 
 
-@bare
+@jit
 def take_devices(device: Floats, extra: Floats, whole: int, fate: Ints, p: int, row: int) -> None:
     """Give a pod the fullest device that has room for its share, or the first whole ones that are free."""
     if extra[p, wd.SHARE] > 0.0:
@@ -254,7 +254,7 @@ def take_devices(device: Floats, extra: Floats, whole: int, fate: Ints, p: int, 
             taken += 1
 
 
-@bare
+@jit
 def give_devices(device: Floats, extra: Floats, fate: Ints, p: int, row: int) -> None:
     """Take them back."""
     for k in range(device.shape[1]):

@@ -6,10 +6,10 @@ from typing import Any
 
 from nodewise.core.types import Floats
 from nodewise_simulator.compiled import kernels as kn
-from nodewise_simulator.compiled.fuse import bare
+from nodewise_simulator.compiled.fuse import jit
 
 
-@bare
+@jit
 def take_room(pod_f: Floats, node: Floats, row: int, p: int, sign: float) -> None:
     """Take (-1) or give back (1) the pod's room."""
     node[kn.FREE, row] += sign * pod_f[p, kn.CPU]
@@ -18,7 +18,7 @@ def take_room(pod_f: Floats, node: Floats, row: int, p: int, sign: float) -> Non
     node[kn.FREE + 3, row] += sign
 
 
-@bare
+@jit
 def fits(pod_f: Floats, node: Floats, row: int, p: int) -> Any:
     """Whether the pod's requests fit; what is not asked for is not looked at."""
     cpu, mem, gpu = pod_f[p, kn.CPU], pod_f[p, kn.MEM], pod_f[p, kn.GPU]
@@ -30,7 +30,7 @@ def fits(pod_f: Floats, node: Floats, row: int, p: int) -> Any:
     )
 
 
-@bare
+@jit
 def share_of(pod_f: Floats, node_f: Floats, p: int, row: int) -> Any:
     """The largest share of the node's CPU, memory or GPUs that the pod takes."""
     share = max(

@@ -11,7 +11,7 @@ from nodewise.core.types import Floats
 from nodewise_simulator.compiled import beliefs as bl
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare, inlined
+from nodewise_simulator.compiled.fuse import inlined, jit
 
 
 @inlined
@@ -49,7 +49,7 @@ def of_pair(
     return Pair(mean * scale, std * scale, best_s, cells[bl.COUNT, pod_i[p, kn.WORKLOAD], c], of_owner, 0.0)
 
 
-@bare
+@inlined
 def best_run_s(pod_f: Floats, pod_i: Ints, settings: Floats, cells: Floats, present: Any, p: int) -> Any:
     """The pod's least believed run time over all nodes, whose classes are `present`."""
     if pod_i[p, kn.ENDS] == 0:
@@ -61,7 +61,7 @@ def best_run_s(pod_f: Floats, pod_i: Ints, settings: Floats, cells: Floats, pres
     return least_s
 
 
-@bare
+@jit
 def of_classes(
     pod_f: Floats, pod_i: Ints, settings: Floats, cells: Floats, present: Any, p: int, out: Floats
 ) -> Any:  # fmt: skip

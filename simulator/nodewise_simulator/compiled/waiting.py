@@ -17,7 +17,7 @@ from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
 from nodewise_simulator.compiled.deferral import Sight
 from nodewise_simulator.compiled.flat import Flat, Ints
-from nodewise_simulator.compiled.fuse import bare, inlined
+from nodewise_simulator.compiled.fuse import inlined, jit
 from nodewise_simulator.compiled.wide import Wide
 
 Bools = NDArray[np.bool_]
@@ -84,7 +84,7 @@ def look(node: Floats, books: Books) -> None:
         _note(node, looked, books.freed_at, books.number)
 
 
-@bare
+@jit
 def _note(node: Floats, looked: Floats, freed_at: Ints, number: Ints) -> None:
     this, more = number[CHANGES] + 1, False
     for row in range(len(freed_at)):
@@ -98,7 +98,7 @@ def _note(node: Floats, looked: Floats, freed_at: Ints, number: Ints) -> None:
         number[CHANGES] = this
 
 
-@bare
+@jit
 def _renumber(books: Books) -> None:
     """As `Waiting._renumber`: nodes came or went, so everybody is priced anew; a new node is nobody's yet."""
     entry_i, line, number, here, machine_i = books.entry_i, books.line, books.number, books.here, books.machine_i
@@ -123,7 +123,7 @@ def _higher(pod_i: Ints, entry_f: Floats, entry_i: Ints, a: int, b: int) -> Any:
     return entry_i[a, TURN] < entry_i[b, TURN]
 
 
-@bare
+@jit
 def queued(pod_f: Floats, pod_i: Ints, node: Floats, cells: Floats, present: Bools, books: Books, p: int) -> None:
     """As `Waiting.queued`, of a pod that is not in the books; beliefs must be of now."""
     look(node, books)
@@ -144,7 +144,7 @@ def queued(pod_f: Floats, pod_i: Ints, node: Floats, cells: Floats, present: Boo
     number[WAITING] += 1
 
 
-@bare
+@jit
 def gone(books: Books, p: int) -> None:
     """As `Waiting.gone`, of a pod that is in the books."""
     entry_i, line, number = books.entry_i, books.line, books.number

@@ -15,7 +15,7 @@ from nodewise_simulator.compiled import deferral as df
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import waiting as wt
 from nodewise_simulator.compiled.flat import Ints
-from nodewise_simulator.compiled.fuse import bare, inlined
+from nodewise_simulator.compiled.fuse import inlined, jit
 from nodewise_simulator.compiled.waiting import Books
 
 Bools = NDArray[np.bool_]
@@ -38,7 +38,7 @@ def known(node: Floats, books: Books, may_wait: int, ok: Bools, p: int, now_s: f
     return not news, False, until_s
 
 
-@bare
+@jit
 def decide(
     pod_f: Floats, pod_i: Ints, masks: Bools, settings: Floats, node: Floats, node_i: Ints, resident: Floats,
     cells: Floats, present: Bools, books: Books, ok: Bools, p: int, now_s: float,
@@ -92,7 +92,7 @@ def decide(
     return False, end_s
 
 
-@bare
+@jit
 def _comes_after(
     pod_f: Floats, pod_i: Ints, masks: Bools, node: Floats, entry_i: Ints, line: Ints, freed_at: Ints, joined: Ints,
     rows: Ints, m: int, newest: int, p: int,

@@ -7,6 +7,8 @@ from typing import Any
 import numba as nb
 from numba.experimental import structref
 
+from nodewise_simulator.compiled import changes
+from nodewise_simulator.compiled.fuse import borrowed, spliced
 from nodewise_simulator.compiled.wide import Books, Wide
 
 _OF_STATE = (
@@ -32,3 +34,17 @@ class Whole(structref.StructRefProxy):
 
 
 structref.define_constructor(Whole, _Type, FIELDS)  # type: ignore[no-untyped-call]
+
+
+@spliced
+def gathered(flat: Any, state: Any, desk: Any, ok: Any, w: Any, b: Any) -> Any:
+    """All of it behind one pointer; but for `desk` and `ok` borrowed from the caller of a kernel, who holds it."""
+    pod_f, pod_i, true_s, node_f, _, masks, settings, _, _ = borrowed(flat)
+    node, node_i, slot_i, slot_f, pod, pod_node, _, queued, number = borrowed(state)[:9]
+    resident, tree, totals, _, _, present, ended, here = desk[:8]
+    h: Any = Whole(  # type: ignore[no-untyped-call]
+        pod_f, pod_i, true_s, node_f, masks, settings, node, node_i, slot_i, slot_f, pod, pod_node, queued, number,
+        resident, tree, totals, present, ended, here, ok, *borrowed(w), *borrowed(b),
+    )  # fmt: skip
+    changes.classes(h)
+    return h

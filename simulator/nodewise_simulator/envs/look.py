@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from nodewise.core import cost
 from nodewise.core.columns import COLUMNS
 from nodewise_simulator.compiled import beliefs as bl
-from nodewise_simulator.compiled import changes, instant, machine, view
 from nodewise_simulator.compiled import desk as dk
+from nodewise_simulator.compiled import instant, machine, view
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
 from nodewise_simulator.compiled.fuse import OVERLOADS, Kernel, compiled, fuse, jit, of_scope, spliced
 from nodewise_simulator.compiled.kept import kept
-from nodewise_simulator.compiled.whole import Whole
+from nodewise_simulator.compiled.whole import gathered
 
 F32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -111,17 +111,13 @@ def linked() -> Kernel:
 
     @spliced
     def look(flat: Any, state: Any, w: Any, b: Any, manifest_s: Any, warm: int, seen: Any) -> Any:
-        pod_f, pod_i, true_s, node_f, _, masks, settings, described, _ = flat
-        node, node_i, slot_i, slot_f, pod, pod_node, _, queued, number = state[:9]
+        pod_f, pod_i, _, _, _, _, settings, described, _ = flat
+        node, node_i, slot_i, _, pod, _, _, queued, number = state[:9]
         cells, row_factor, col_factor, row_var, col_var = state[9:]
         see_n, see_r, see_q, ok = seen
         desk = dk.laid(pod_f, pod_i, node, node_i, slot_i, pod, cells.shape[1], cells.shape[2])
-        resident, tree, totals, in_row, in_column, present, ended, here = desk[:8]
-        h: Any = Whole(  # type: ignore[no-untyped-call]
-            pod_f, pod_i, true_s, node_f, masks, settings, node, node_i, slot_i, slot_f, pod, pod_node, queued, number,
-            resident, tree, totals, present, ended, here, ok, *w, *b,
-        )  # fmt: skip
-        changes.classes(h)
+        resident, _, totals, in_row, in_column, present, _, _ = desk[:8]
+        h = gathered(flat, state, desk, ok, w, b)
         p, now_s, fifo = h.no[wd.CURRENT], h.clock[wd.NOW], h.flags[wd.FIFO]
         # As the loop found them when it asked; it will find them once more when it goes on.
         start, number[kn.START] = number[kn.START], h.no[wd.START_WAS]
