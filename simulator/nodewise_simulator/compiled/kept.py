@@ -75,9 +75,9 @@ class _Once:
             return self._kernel(*args)
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            made = self._kernel(*args)
+            self._kernel.compile(tuple(map(self._kernel.typeof_pyval, args)))
         self._ready = True
-        return made
+        return self._kernel(*args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._kernel, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ class State:
 
     def arrays(self) -> tuple[Any, ...]:
         """In the kernels' order."""
-        return tuple(getattr(self, f.name) for f in fields(self))
+        arrays: tuple[Any, ...] = _ARRAYS(self)  # an environment asks at each decision
+        return arrays
 
     def foreseen_s(self, flat: Flat, pods: Ints) -> Floats:
         """Whole run time of pods that run, if their neighbours stay as they are [len(pods)]; nan for others."""
@@ -96,6 +98,9 @@ class State:
             Outcome(k, names[row] if row >= 0 else "", *self.pod[k, :3].tolist())
             for k, row in enumerate(self.pod_node.tolist())
         ]
+
+
+_ARRAYS = attrgetter(*(f.name for f in fields(State)))
 
 
 @dataclass(frozen=True, slots=True)
