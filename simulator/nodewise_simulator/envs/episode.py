@@ -8,14 +8,13 @@ import numpy as np
 
 from nodewise.core.columns import COLUMNS
 from nodewise.core.errors import UserError
-from nodewise.core.types import Floats
 from nodewise.policies import DEFAULT
 from nodewise_simulator import scenarios
 from nodewise_simulator.compiled import rules
 from nodewise_simulator.compiled import wide as wd
 from nodewise_simulator.compiled.every import Played
 from nodewise_simulator.compiled.full import PAUSE
-from nodewise_simulator.envs.look import Seen, looker
+from nodewise_simulator.envs.look import Ledger, Seen, looker
 from nodewise_simulator.metrics import measure
 from nodewise_simulator.podtable import asked
 from nodewise_simulator.world import World
@@ -43,7 +42,7 @@ class Episode:
         """How many actions were no feasible node, so that another node was taken; see `feasible`."""
         self.played = Played(world)
         of = asked(world.pods)
-        self._manifest_s: Floats = np.stack([of.created_s, of.deadline_s])
+        self._ledger = Ledger.opened(np.stack([of.created_s, of.deadline_s]), world.warm)
         self._kernel = rules.player_full(DEFAULT)[0]
         self._answer = np.full(1, PAUSE)
         classes = len(self.played.flat.col_factor)
@@ -115,8 +114,8 @@ class Episode:
             self.due_cents = measure(self.world, played.outcomes())["cost"] * self.counted
             return
         self.due_cents = looker()(
-            played.flat.arrays(), played.state.arrays(), tuple(played.wide), tuple(played.books), self._manifest_s,
-            self.world.warm, tuple(self._own),
+            played.flat.arrays(), played.state.arrays(), tuple(played.wide), tuple(played.books), tuple(self._ledger),
+            tuple(self._own),
         )  # fmt: skip
 
 

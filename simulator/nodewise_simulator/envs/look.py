@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from nodewise.core import cost
 from nodewise.core.columns import COLUMNS
+from nodewise.core.types import Floats
 from nodewise_simulator.compiled import beliefs as bl
 from nodewise_simulator.compiled import desk as dk
 from nodewise_simulator.compiled import instant, machine, view
 from nodewise_simulator.compiled import kernels as kn
 from nodewise_simulator.compiled import wide as wd
+from nodewise_simulator.compiled.flat import Ints
 from nodewise_simulator.compiled.fuse import OVERLOADS, Kernel, compiled, fuse, jit, of_scope, spliced
 from nodewise_simulator.compiled.kept import kept
 from nodewise_simulator.compiled.whole import gathered
@@ -61,6 +63,22 @@ class Seen(NamedTuple):
             part[...] = 0
 
 
+class Ledger(NamedTuple):
+    """What is due of P pods, so that those that ended are not added up at each decision."""
+
+    manifest_s: Floats  # [2, P] when they are created and due by their manifests
+    order: Ints  # those that count, by creation
+    known: Ints  # [P] those of them that may have been created, and have not ended
+    number: Ints  # [2] how many of `order` were looked at, and how many are in `known`
+    closed: Floats  # [1] cents of those that ended
+
+    @classmethod
+    def opened(cls, manifest_s: Floats, warm: int) -> Ledger:
+        """Before the first decision; pods before `warm` do not count."""
+        order = warm + np.argsort(manifest_s[0, warm:], kind="stable")
+        return cls(manifest_s, order, np.zeros_like(order), np.zeros(2, np.int64), np.zeros(1))
+
+
 class _Asks(NamedTuple):
     """As `cost.dominant_share` wants a pod."""
 
@@ -85,17 +103,17 @@ look = linked()
 
 
 @nb.njit(error_model="numpy", nogil=True, cache=True)
-def kernel(flat, state, wide, books, manifest_s, warm, seen):
-    return look(flat, state, wide, books, manifest_s, warm, seen)
+def kernel(flat, state, wide, books, ledger, seen):
+    return look(flat, state, wide, books, ledger, seen)
 """
 
 
 @cache
 def looker() -> Kernel:
-    """`kernel(flat, state, wide, books, manifest_s, warm, seen)` of a paused world: writes `seen` (`Seen`).
+    """`kernel(flat, state, wide, books, ledger, seen)` of a paused world: writes `seen` (`Seen`).
 
-    `manifest_s` [2, P] is when pods are created and due by their manifests. Returns the cents that the pods from
-    `warm` on have cost so far, by `nodewise.core.cost`. Compiled on its first call, or taken from disk.
+    Returns the cents that the pods of the ledger (`Ledger`) have cost so far, by `nodewise.core.cost`. Compiled on its
+    first call, or taken from disk.
     """
     kernel: Kernel = kept(_KERNEL, linked(), OVERLOADS).kernel
     return kernel
@@ -110,7 +128,7 @@ def linked() -> Kernel:
     due = _due()
 
     @spliced
-    def look(flat: Any, state: Any, w: Any, b: Any, manifest_s: Any, warm: int, seen: Any) -> Any:
+    def look(flat: Any, state: Any, w: Any, b: Any, ledger: Any, seen: Any) -> Any:
         pod_f, pod_i, _, _, _, _, settings, described, _ = flat
         node, node_i, slot_i, _, pod, _, _, queued, number = state[:9]
         cells, row_factor, col_factor, row_var, col_var = state[9:]
@@ -145,38 +163,56 @@ def linked() -> Kernel:
             write_pair(see_r[row], 0, there, asking, both)
         told = write_pod(see_q, 0, asking)
         write_cluster(see_q, told, dk.of_cluster(nodes, totals, queued))
-        return due(h, manifest_s, warm, now_s)
+        return due(h, ledger, now_s)
 
     return look
 
 
 def _due() -> Kernel:
-    """`due(h, manifest_s, warm, now_s)`: the cents that fell due until now; see `looker`."""
+    """`due(h, ledger, now_s)`: the cents that fell due until now; see `looker`."""
     joules, node_cents, share = (compiled(f) for f in (cost.dynamic_joules, cost.node_cents, cost.dominant_share))
 
     @jit
-    def due(h: Any, manifest_s: Any, warm: int, now_s: float) -> Any:
-        cents = 0.0
-        for p in range(warm, len(h.pod)):
-            delayed = h.own_s[p, 0] == h.own_s[p, 0]  # created later than its manifest says
-            created_s = h.own_s[p, 0] if delayed else manifest_s[0, p]
-            deadline_s = h.own_s[p, 1] if delayed else manifest_s[1, p]
-            if created_s > now_s or h.fate[p, wd.PARENTS_LEFT] > 0:
-                continue
-            end_s, begin_s, row = h.pod[p, kn.FINISHED_S], h.pod[p, kn.STARTED_S], h.pod_node[p]
-            until_s = end_s if end_s == end_s else now_s
-            cents += h.pod_f[p, kn.DELAY] * (until_s - created_s)
-            if until_s > deadline_s:
-                cents += h.pod_f[p, kn.LATE]
-            if row >= 0 and begin_s == begin_s:
-                run_s, has = until_s - begin_s, h.node_f[row]
-                cpu_milli = h.pod_f[p, kn.CPU]
-                part = share(
-                    _Asks(cpu_milli, h.pod_f[p, kn.MEM], h.pod_f[p, kn.GPU]),
-                    _Has(has[kn.CPU_ROOM], has[kn.MEM_ROOM], has[kn.GPU_ROOM]),
-                )
-                drawn = joules(cpu_milli, has[kn.CPU_ROOM], has[kn.IDLE], has[kn.PEAK], run_s)
-                cents += drawn * h.settings[kn.ENERGY] + node_cents(part, has[kn.PRICE], run_s)
+    def of_pod(h: Any, manifest_s: Any, p: int, now_s: float) -> Any:
+        delayed = h.own_s[p, 0] == h.own_s[p, 0]  # created later than its manifest says
+        created_s = h.own_s[p, 0] if delayed else manifest_s[0, p]
+        deadline_s = h.own_s[p, 1] if delayed else manifest_s[1, p]
+        if created_s > now_s or h.fate[p, wd.PARENTS_LEFT] > 0:
+            return 0.0
+        end_s, begin_s, row = h.pod[p, kn.FINISHED_S], h.pod[p, kn.STARTED_S], h.pod_node[p]
+        until_s = end_s if end_s == end_s else now_s
+        cents = h.pod_f[p, kn.DELAY] * (until_s - created_s)
+        if until_s > deadline_s:
+            cents += h.pod_f[p, kn.LATE]
+        if row >= 0 and begin_s == begin_s:
+            run_s, has = until_s - begin_s, h.node_f[row]
+            cpu_milli = h.pod_f[p, kn.CPU]
+            part = share(
+                _Asks(cpu_milli, h.pod_f[p, kn.MEM], h.pod_f[p, kn.GPU]),
+                _Has(has[kn.CPU_ROOM], has[kn.MEM_ROOM], has[kn.GPU_ROOM]),
+            )
+            drawn = joules(cpu_milli, has[kn.CPU_ROOM], has[kn.IDLE], has[kn.PEAK], run_s)
+            cents += drawn * h.settings[kn.ENERGY] + node_cents(part, has[kn.PRICE], run_s)
         return cents
+
+    @jit
+    def due(h: Any, ledger: Any, now_s: float) -> Any:
+        manifest_s, order, known, number, closed = ledger
+        while number[0] < len(order) and manifest_s[0, order[number[0]]] <= now_s:
+            known[number[1]] = order[number[0]]
+            number[0] += 1
+            number[1] += 1
+        cents, still = 0.0, 0
+        for k in range(number[1]):
+            p = known[k]
+            own = of_pod(h, manifest_s, p, now_s)
+            if h.pod[p, kn.FINISHED_S] == h.pod[p, kn.FINISHED_S]:
+                closed[0] += own
+            else:
+                cents += own
+                known[still] = p
+                still += 1
+        number[1] = still
+        return closed[0] + cents
 
     return due
