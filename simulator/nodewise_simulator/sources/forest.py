@@ -1,4 +1,8 @@
-"""A random forest for regression in numpy, of the defaults that the hybrid scheduler uses: all features, bootstrap."""
+"""A random forest for regression in numpy, as scikit-learn grows one for the hybrid scheduler: all features, bootstrap.
+
+Rows are drawn for each tree as scikit-learn 1.x draws them. Of splits that are equally good one is taken at random, as
+there, which matters where a forest is asked about tasks unlike any that it has seen; these draws are not reproduced.
+"""
 
 from __future__ import annotations
 
@@ -31,24 +35,24 @@ class _Tree:
         return np.asarray(self.value[at])
 
 
-def forest_predictions(
-    x: Floats, y: Floats, asked: Floats, trees: int, rng: np.random.Generator, least_split: int = 5
-) -> Floats:
+def forest_predictions(x: Floats, y: Floats, asked: Floats, trees: int, seed: int, least_split: int = 5) -> Floats:
     """Mean prediction, [M], for `asked` [M, F] of trees grown on x [N, F] and y [N]; fewer rows are not split."""
-    total = np.zeros(len(asked))
+    draws, total = np.random.RandomState(seed), np.zeros(len(asked))
     for _ in range(trees):
-        drawn = rng.integers(0, len(x), len(x))
-        total += _grown(x[drawn], y[drawn], least_split)(asked)
+        own = np.random.RandomState(draws.randint(np.iinfo(np.int32).max))
+        rows, times = np.unique(own.randint(0, len(x), len(x), dtype=np.int32), return_counts=True)
+        total += _grown(x[rows], y[rows], times.astype(float), least_split, own)(asked)
     return total / trees
 
 
-def _grown(x: Floats, y: Floats, least_split: int) -> _Tree:
+def _grown(x: Floats, y: Floats, times: Floats, least_split: int, draws: np.random.RandomState) -> _Tree:
+    """`times` [N] is how often each row counts."""
     nodes: list[list[float]] = []  # feature, threshold, left, right, value
     open_nodes: list[tuple[int, Rows, int]] = []
 
     def leaf(rows: Rows, depth: int) -> int:
         number = len(nodes)
-        nodes.append([0, np.inf, number, number, float(y[rows].mean())])
+        nodes.append([0, np.inf, number, number, float(np.average(y[rows], weights=times[rows]))])
         if depth < _DEPTH and len(rows) >= least_split and y[rows].min() < y[rows].max():
             open_nodes.append((number, rows, depth))
         return number
@@ -56,27 +60,27 @@ def _grown(x: Floats, y: Floats, least_split: int) -> _Tree:
     leaf(np.arange(len(y)), 0)
     while open_nodes:
         number, rows, depth = open_nodes.pop()
-        feature, threshold = _best_split(x[rows], y[rows])
+        tried = draws.permutation(x.shape[1])
+        feature, threshold = _best_split(x[np.ix_(rows, tried)], y[rows], times[rows])
         if feature < 0:
             continue
-        below = x[rows, feature] <= threshold
-        nodes[number][:2] = feature, threshold
+        below = x[rows, tried[feature]] <= threshold
+        nodes[number][:2] = tried[feature], threshold
         nodes[number][2], nodes[number][3] = leaf(rows[below], depth + 1), leaf(rows[~below], depth + 1)
     columns = np.array(nodes).T
     whole = [columns[k].astype(np.int64) for k in (0, 2, 3)]
     return _Tree(whole[0], columns[1], whole[1], whole[2], columns[4])
 
 
-def _best_split(x: Floats, y: Floats) -> tuple[int, float]:
-    """Feature and threshold that reduce the squared error most; feature -1 if all rows are alike."""
-    count = len(y)
+def _best_split(x: Floats, y: Floats, times: Floats) -> tuple[int, float]:
+    """The first feature and threshold that reduce the squared error most; feature -1 if all rows are alike."""
     order = x.argsort(axis=0)
     ordered = np.take_along_axis(x, order, axis=0)
-    sums = np.cumsum(y[order], axis=0)[:-1]
-    number = np.arange(1, count)[:, None]
-    gain = sums**2 / number + (y.sum() - sums) ** 2 / (count - number)
+    sums = np.cumsum((y * times)[order], axis=0)[:-1]
+    number = np.cumsum(times[order], axis=0)[:-1]
+    gain = sums**2 / number + (float(y @ times) - sums) ** 2 / (times.sum() - number)
     gain[ordered[1:] <= ordered[:-1]] = -np.inf
-    at, feature = np.unravel_index(int(gain.argmax()), gain.shape)
+    feature, at = np.unravel_index(int(gain.T.argmax()), gain.T.shape)
     if gain[at, feature] == -np.inf:
         return -1, 0.0
     return int(feature), float((ordered[at, feature] + ordered[at + 1, feature]) / 2.0)

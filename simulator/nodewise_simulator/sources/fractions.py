@@ -114,7 +114,7 @@ def _play_heavy(
         require_whole("S3-heavy", name, value, least)
     made = skewed_tasks(seed, tasks, runs.HEAVY)
     if policy == "forest":
-        share = runs.heavy_forest(made, trees, seed)
+        share = runs.heavy_forest(made, trees)
     elif policy.startswith("dqn"):
         share = runs.heavy_dqn(made, agent, taught, trees, policy == "dqn-repaired")
     else:
@@ -128,7 +128,7 @@ def _play_live(policy: str, seed: int, tasks: int = 3000, power: str = "live") -
     require_whole("S3-live", "tasks", tasks)
     made = skewed_tasks(seed, tasks, runs.LIVE)
     if policy == "forest":
-        share = live_forest_shares(made, seed)
+        share = live_forest_shares(made)
     elif policy.startswith("dqn"):
         share = runs.live_dqn(made, seed, policy == "dqn-repaired")
     else:
@@ -170,7 +170,7 @@ def _play_shift(
     elif learner == "dqn":
         share = runs.shift_dqn(kind, made, agent, taught, epochs, bool(exploring))
     elif learner == "forest":
-        share = runs.shift_forest(kind, made, trees, seed)
+        share = runs.shift_forest(kind, made, trees)
     else:
         share = _shares(policy, made, (0.5, 0.3), (0.2, 0.8))
     return _measured(made, share, power)

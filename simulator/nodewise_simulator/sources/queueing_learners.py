@@ -1,7 +1,7 @@
 """Dispatchers of `S0q-array` that are no weighted sum: the source's DQN, and one step of policy improvement.
 
 The DQN is module 1's of `replay_learners`, in a queue where its decisions have consequences: the same net, memory and
-exploration; what it calls load is the wait ÷ 0.447, as in the table, and its penalty for a missed deadline is its own.
+exploration; what it calls load is the wait ÷ 33, as in its table, and its penalty for a missed deadline is its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nodewise_simulator.sources.replay_data import SLA_SPEEDS
 from nodewise_simulator.sources.replay_learners import BATCH, GAMMA, LEAST_EPSILON, DqnSettings
 
 _SPEEDS = np.array(SLA_SPEEDS)
-_WAIT_PER_LOAD = 0.447
+_WAIT_PER_LOAD = 33.0
 
 
 @dataclass(frozen=True, slots=True)

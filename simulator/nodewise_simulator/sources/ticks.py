@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nodewise.core.errors import UserError
 from nodewise_simulator.sources.checks import require_policy, require_seed, require_whole
 from nodewise_simulator.sources.tick_nets import Nets
 from nodewise_simulator.sources.tick_rules import RULES
-from nodewise_simulator.sources.tick_world import episode, least_dynamic_wh, run
+from nodewise_simulator.sources.tick_world import Rule, episode, least_dynamic_wh, run
 from nodewise_simulator.studies import Study
 
 _POLICIES = {
@@ -28,16 +30,18 @@ def _play(policy: str, seed: int, rate: float = 0.5, tasks: int = 1000) -> dict[
     if not rate > 0.0:
         raise UserError("scenario S2 needs rate > 0")
     nodes, made = episode(seed, tasks, rate)
-    if policy == "marl":
-        rule = Nets(seed, made.stream()).rule
-    else:
-        rule = RULES["random" if policy == "bound" else policy](made.stream())
-    metrics = run(nodes, made, rule)
+    metrics = run(nodes, made, _rule(policy, seed, made.stream()))
     if policy == "bound":
         least_wh = least_dynamic_wh(nodes, made)
         metrics["energy_total"] += least_wh - metrics["energy_dynamic"]
         metrics["energy_dynamic"] = least_wh
     return metrics
+
+
+def _rule(policy: str, seed: int, draws: np.random.RandomState) -> Rule:
+    if policy == "marl":
+        return Nets(seed, draws).rule
+    return RULES["random" if policy == "bound" else policy](draws)
 
 
 STUDY = Study(
