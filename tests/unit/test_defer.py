@@ -14,7 +14,7 @@ from nodewise.core.state import ClusterState
 from nodewise.core.types import Beliefs, ClusterView, Kind, PodRequest, SlaClass
 from nodewise.policies import POLICIES, defer
 from nodewise.policies.defer import DeferSettings
-from nodewise.policies.waiting import Waiting, with_waiting
+from nodewise.policies.waiting import KEPT_S, Waiting, with_waiting
 
 PodOf = Callable[..., PodRequest]
 NodeOf = Callable[..., NodeSpec]
@@ -73,7 +73,7 @@ def choose(cluster: Cluster, pod: PodRequest, queue_s: float = 0.0, margin: floa
 def test_waiting_15_s_for_a_run_of_20_beats_a_run_of_100_now(cluster: Cluster) -> None:
     cluster.fill("old", "fast", 4000.0, left_s=15.0)
     choice = choose(cluster, cluster.pod("new"))
-    assert list(choice) == pytest.approx([True, 0.5, 0.005 * 35.0, 1, 15.0])
+    assert list(choice) == pytest.approx([True, 0.5, 0.005 * 35.0, 1, 15.0, 0])
 
 
 @pytest.mark.parametrize(("margin", "waits"), [(0.5 / 0.175 - 1e-6, True), (0.5 / 0.175 + 1e-6, False)])
@@ -224,42 +224,62 @@ def test_a_pod_whose_deadline_leaves_no_slack_is_not_deferred(cluster: Cluster) 
     assert desk.ask(desk.queue("new", deadline_s=NOW + 20.0))[0] == [0]
 
 
-def test_a_pod_stands_back_for_a_higher_one_that_was_not_asked_yet(cluster: Cluster) -> None:
+def test_a_pod_is_left_the_nodes_that_a_higher_one_would_not_take_that_was_not_asked_yet(cluster: Cluster) -> None:
     desk = Desk(cluster, None, ordered=True)
     low = desk.queue("low", expected_run_s=2.0)  # the cluster's 20 s are per expected second
     high = desk.queue("high", expected_run_s=1.0)
-    assert desk.ask(low) == ([], NOW + 0.25)
+    assert desk.ask(low)[0] == [0]
     assert desk.ask(high)[0] == [0, 1]
     desk.bind(high, "fast")
     assert desk.ask(low)[0] == [0]
+
+
+def test_a_pod_stands_back_if_higher_ones_would_take_every_node(cluster: Cluster) -> None:
+    desk = Desk(cluster, None, ordered=True)
+    low = desk.queue("low", 1000.0, expected_run_s=9.0)
+    first, second = (desk.queue(name, cpu_milli) for name, cpu_milli in (("first", 4000.0), ("second", 3500.0)))
+    assert desk.ask(low) == ([], NOW + KEPT_S)
+    desk.bind(first, "fast")
+    assert desk.ask(low)[0] == []
+    assert desk.ask(second)[0] == [0]
+    assert desk.ask(low)[0] == [0]  # whoever is asked, and does not go, keeps nobody from anything
+
+
+def test_beside_what_is_kept_for_a_higher_pod_there_may_be_room(cluster: Cluster) -> None:
+    desk = Desk(cluster, None, ordered=True)
+    low = desk.queue("low", 1000.0, expected_run_s=9.0)
+    desk.queue("high", 3000.0)
+    assert desk.ask(low)[0] == [0, 1]
 
 
 def test_priority_goes_before_a_short_run(cluster: Cluster) -> None:
     desk = Desk(cluster, None, ordered=True)
     short = desk.queue("short", expected_run_s=0.1)
     long = desk.queue("long", expected_run_s=9.0, priority=5)
-    assert desk.ask(short)[0] == []
+    assert desk.ask(short)[0] == [0]
     assert desk.ask(long)[0] == [0, 1]
 
 
-def test_who_declined_a_node_keeps_nobody_from_it(cluster: Cluster) -> None:
+def test_who_would_decline_a_node_is_deferred_in_its_absence_and_keeps_nobody_from_it(cluster: Cluster) -> None:
     cluster.fill("old", "fast", 4000.0, left_s=15.0)
     desk = Desk(cluster, SETTINGS, ordered=True)
     # For the low one, which runs 10 s or 2 s, waiting 15 s and longer is no good.
     high, low = desk.queue("high", priority=5), desk.queue("low", 1000.0, expected_run_s=0.1)
-    assert desk.ask(low) == ([], NOW + 0.25)  # for the slow node, which `high` has not declined yet
-    assert desk.ask(high)[0] == []
-    assert desk.books.deferred == 1
     assert desk.ask(low)[0] == [0]
+    assert (desk.books.deferred, desk.books.priced) == (1, 2)
+    assert desk.ask(high) == ([], NOW + 180.0)
+    assert desk.books.priced == 2
 
 
-def test_a_pod_stands_back_for_20_s_at_most_for_one_that_never_asks(cluster: Cluster) -> None:
+def test_room_is_kept_for_a_second_for_one_that_never_asks(cluster: Cluster) -> None:
+    cluster.fill("old", "slow", 4000.0, left_s=15.0)
     desk = Desk(cluster, None, ordered=True)
     desk.queue("high", priority=5)
     low = desk.queue("low")
     assert desk.ask(low)[0] == []
-    assert desk.ask(low, NOW + 19.9)[0] == []
-    assert desk.ask(low, NOW + 20.0)[0] == [0, 1]
+    assert desk.ask(low, NOW + 0.9)[0] == []
+    assert desk.ask(low, NOW + 1.0)[0] == [1]
+    assert desk.ask(low, NOW + 1.1)[0] == [1]
 
 
 def test_nodes_that_come_and_go_leave_no_pod_deferred_for_a_row_that_means_another(

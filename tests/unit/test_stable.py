@@ -6,8 +6,9 @@ import pytest
 
 from nodewise.cli.main import main
 from nodewise.core.errors import UserError
-from nodewise_simulator import scenarios
-from nodewise_simulator.stable import Search, _last, of_seed, stable_loads
+from nodewise_simulator import lab, scenarios
+from nodewise_simulator.run import REFERENCE
+from nodewise_simulator.stable import Search, _last, chosen, of_seed, stable_loads
 
 TINY = "random-clusters@nodes=6,per_node=60,warm=5"
 
@@ -40,6 +41,19 @@ def test_a_cluster_that_is_far_overloaded_is_not_called_stable() -> None:
     (found,) = of_seed(Search(TINY, ("best-fit",), step=0.2, most=1.8), 1)
     assert 0.4 <= found.metrics["stable_load"] <= 1.2
     assert found.metrics["at_limit"] == 0.0
+
+
+def test_a_policy_that_holds_pods_is_searched_as_any_other() -> None:
+    (found,) = of_seed(Search(TINY, ("economic-defer-cmu",), step=0.2, most=1.8), 1)
+    assert 0.4 <= found.metrics["stable_load"] <= 1.2
+
+
+def test_all_leaves_out_what_only_the_reference_engine_plays_unless_that_is_asked_for() -> None:
+    found, left_out = chosen(Search(TINY, ("all",)), 1)
+    assert left_out == ("power-of-2", "power-of-5", "learned")
+    assert {*found.policies, *left_out} == {*lab.policies_of(TINY)}
+    assert chosen(Search(TINY, ("all",), simulator=REFERENCE), 1)[1] == ()
+    assert chosen(Search(TINY, ("learned",)), 1)[0].policies == ("learned",)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ class Choice(NamedTuple):
     """That node; -1 if none is foreseen."""
     wait_s: float
     """Predicted wait for it."""
+    now_row: int
+    """The node of `now_cents`; -1 if there is none."""
 
 
 class Foreseen(NamedTuple):
@@ -109,12 +111,14 @@ def choose(
     `ahead_s` [M]: how much longer the pod must wait for each of `later` than its room takes to free up, because of
     those that go before it.
     """
-    now_cents = float(_cents(raw(pod, view, now)).min(initial=np.inf))
+    cents = _cents(raw(pod, view, now))
+    now_cents = float(cents.min(initial=np.inf))
+    now_row = int(now[np.argmin(cents)]) if math.isfinite(now_cents) else -1
     seen = foresee(pod, view, later)
     wait_s = seen.wait_s + ahead_s
     soon = np.flatnonzero(np.isfinite(wait_s))
     if len(soon) == 0 or not math.isfinite(now_cents):
-        return Choice(False, now_cents, math.inf, -1, math.inf)
+        return Choice(False, now_cents, math.inf, -1, math.inf, now_row)
     values = raw(pod, view, later[soon])
     room = np.maximum(values.node.cpu_allocatable_milli, 1.0)
     node = values.node._replace(
@@ -127,7 +131,7 @@ def choose(
     best = int(np.argmin(then_cents))
     least = float(then_cents[best])
     waits = settings.margin * least < now_cents
-    return Choice(waits, now_cents, least, int(later[soon[best]]), float(wait_s[soon[best]]))
+    return Choice(waits, now_cents, least, int(later[soon[best]]), float(wait_s[soon[best]]), now_row)
 
 
 def foresee(pod: PodRequest, view: ClusterView, rows: Rows) -> Foreseen:

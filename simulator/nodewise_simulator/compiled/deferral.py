@@ -158,26 +158,30 @@ def ahead_s(
 def choose(
     pod_f: Floats, pod_i: Ints, settings: Floats, node: Floats, node_i: Ints, resident: Floats, cells: Floats,
     present: Bools, seen: Sight, now: Bools, later: Bools, margin: float, p: int, now_s: float,
+    owned: bool,
 ) -> Any:  # fmt: skip
-    """As `defer.choose`: (whether it waits, cents now, cents then, for which row, how long).
+    """As `defer.choose`: (whether it waits, cents now, cents then, for which row, how long, the best row now).
 
     It fits on the nodes `now` [N], and may fit on those of `later` [N]. `seen.queue_s` is what `ahead_s` wrote.
+    `owned`: whether others of its owner are looked at.
     """
     ends_s, who, given, made_s, made_of, of_class, queue_s, unused, ones = seen
     owner = pod_i[p, kn.OWNER]
     best_s = view.of_classes(pod_f, pod_i, settings, cells, present, p, of_class)
     asking = view.of_pod(pod_f, pod_i, settings, p, now_s)
-    now_cents = np.inf
+    now_cents, now_row = np.inf, -1
     for row in range(len(now)):
         if now[row]:
             c, count = node_i[kn.CLASS, row], node_i[kn.COUNT, row]
             machine.tell_time(settings, node, resident, cells, count, c, row, now_s, False)
-            mates = dk.of_owner(resident, count, owner, row)
+            mates = dk.of_owner(resident, count, owner, row) if owned else 0.0
             pair = Pair(of_class[0, c], of_class[1, c], best_s, of_class[2, c], mates, 0.0)
-            now_cents = min(now_cents, _cents(unused, 0, ones, view.of_node(node, row), asking, pair))
+            cents = _cents(unused, 0, ones, view.of_node(node, row), asking, pair)
+            if cents < now_cents:
+                now_cents, now_row = cents, row
     then_cents, then_row, then_s = np.inf, -1, np.inf
     if now_cents == np.inf:
-        return False, now_cents, then_cents, then_row, then_s
+        return False, now_cents, then_cents, then_row, then_s, now_row
     for row in range(len(later)):
         if not later[row]:
             continue
@@ -187,13 +191,13 @@ def choose(
         if first == count or ends_s[row, first] == np.inf:
             continue
         wait_s = ends_s[row, first] + queue_s[c]
-        mates = dk.of_owner(resident, count, owner, row)
+        mates = dk.of_owner(resident, count, owner, row) if owned else 0.0
         pair = Pair(of_class[0, c], of_class[1, c], best_s, of_class[2, c], mates, 0.0)
         there = _then(settings, node, resident, ends_s, who, count, row, first, wait_s)
         cents = _cents(unused, 0, ones, there, asking, pair)
         if cents < then_cents:
             then_cents, then_row, then_s = cents, row, wait_s
-    return margin * then_cents < now_cents, now_cents, then_cents, then_row, then_s
+    return margin * then_cents < now_cents, now_cents, then_cents, then_row, then_s, now_row
 
 
 @inlined

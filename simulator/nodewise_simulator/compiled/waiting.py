@@ -22,13 +22,13 @@ from nodewise_simulator.compiled.wide import Wide
 
 Bools = NDArray[np.bool_]
 
-INDEX, LIMIT_S, SINCE_S, BACK_S, UNTIL_S = range(5)
-TURN, SEEN, FOR_ROW, BACK_FOR = range(4)
+INDEX, LIMIT_S, SINCE_S, UNTIL_S, KEPT_SINCE_S = range(5)
+TURN, SEEN, FOR_ROW, KEPT = range(4)
 """Second indices of `Books.entry_f` and `Books.entry_i`."""
 WAITING, DEFERRED, TURNS, CHANGES, PRICED = range(5)
 """Indices of `Books.number`: pods without a node, deferred ones, and how often each thing happened."""
 DEFERS, ORDERS, MOVES = range(3)
-"""Indices of `Books.does`: pods are deferred, lower ones stand back, nodes come and go."""
+"""Indices of `Books.does`: pods are deferred, lower ones leave higher ones their nodes, nodes come and go."""
 
 
 class Books(NamedTuple):
@@ -46,8 +46,9 @@ class Books(NamedTuple):
     here: Ints  # [N] which were there when we looked last
     joined: Ints  # [N] number of the first pod that came after the node
     ahead: Floats  # [C] scratch: CPU of those who go first
-    rows: Ints  # [N] scratch: where a pod fits
-    later: Bools  # [N] scratch: where it may fit in time
+    free: Floats  # [3, N] scratch: room that higher pods leave
+    theirs: Bools  # [N] scratch: where one of them fits
+    later: Bools  # [N] scratch: where a pod may fit in time
     sight: Sight
 
 
@@ -63,7 +64,8 @@ def books(
         np.full((p, 5), np.nan), np.full((p, 4), -1, np.int64), np.zeros(p, np.int64), np.full((3, n), -np.inf),
         np.zeros(n, np.int64), np.zeros(5, np.int64), df.limits(settings or DeferSettings()),
         np.array([settings is not None, ordered, wide.flags[wd.CHANGES]]), machine_i, machine_i[:, wd.PRESENT].copy(),
-        np.zeros(n, np.int64), np.zeros(c), np.zeros(n, np.int64), np.zeros(n, bool), df.sight(n, residents, c),
+        np.zeros(n, np.int64), np.zeros(c), np.zeros((3, n)), np.zeros(n, bool), np.zeros(n, bool),
+        df.sight(n, residents, c),
     )  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def _renumber(books: Books) -> None:
             books.joined[row] = number[TURNS]
         here[row] = machine_i[row, wd.PRESENT]
     for k in range(number[WAITING]):
-        entry_i[line[k], FOR_ROW] = entry_i[line[k], SEEN] = -1
+        entry_i[line[k], FOR_ROW] = entry_i[line[k], SEEN] = entry_i[line[k], KEPT] = -1
     number[DEFERRED] = 0
     books.freed_at[:] = 0
     books.looked[:] = -np.inf
@@ -131,10 +133,10 @@ def queued(pod_f: Floats, pod_i: Ints, node: Floats, cells: Floats, present: Boo
     run_s = df.expected_run_s(pod_f, pod_i, cells, present, p)
     entry_f[p, INDEX] = df.index(pod_f, p, run_s) if books.does[ORDERS] else 0.0
     entry_f[p, LIMIT_S] = df.limit_s(pod_f, pod_i, books.limits, p, run_s)
-    entry_f[p, SINCE_S] = entry_f[p, BACK_S] = np.nan
+    entry_f[p, SINCE_S] = np.nan
     entry_f[p, UNTIL_S] = -np.inf
     entry_i[p, TURN] = number[TURNS]
-    entry_i[p, SEEN] = entry_i[p, FOR_ROW] = entry_i[p, BACK_FOR] = -1
+    entry_i[p, SEEN] = entry_i[p, FOR_ROW] = entry_i[p, KEPT] = -1
     number[TURNS] += 1
     at = number[WAITING]
     while at > 0 and _higher(pod_i, entry_f, entry_i, p, line[at - 1]):
