@@ -66,6 +66,7 @@ class Search:
         if name not in scenarios.SCENARIOS or "load" not in signature(scenarios.SCENARIOS[name]).parameters:
             has = [k for k, made in scenarios.SCENARIOS.items() if "load" in signature(made).parameters]
             raise UserError(f"scenario {name!r} has no parameter load to search; choose one of {', '.join(has)}")
+        scenarios.parameters_of(self.scenario)
         if any(part.startswith("load=") for part in taken.split(",")):
             raise UserError(f"the search sets load itself; leave it out of {self.scenario}")
         if not 0.001 <= self.step <= 0.5:
