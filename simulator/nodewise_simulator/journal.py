@@ -21,6 +21,7 @@ from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise.policies import LEARNED, bundle_folder
 from nodewise.policies.economic import ECONOMIC, TERMS
+from nodewise_simulator.run import resolve
 
 CLOSE = 1e-4
 """Relative to the spread of the scores of a row: float32 sums differ by less between machines."""
@@ -155,6 +156,7 @@ def _asked(policy: str, bundle: Path | None) -> Asked:
             return np.asarray(found.run(columns), float)
 
         return Asked(found.name, found.digest, names, score, together=True)
+    resolve(policy)  # which refuses one that there is not
     raise UserError(
         f"policy {policy!r} looks at more than a journal keeps; replay {ECONOMIC.name}, {LEARNED} or ./BUNDLE"
     )

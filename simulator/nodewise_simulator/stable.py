@@ -63,6 +63,8 @@ class Search:
     def check(self, seed: int) -> None:
         """Refuse what could not be searched. Raises UserError."""
         name, _, taken = self.scenario.partition("@")
+        if name not in lab.known():
+            raise UserError(f"there is no scenario {name!r}; choose one of {', '.join(scenarios.SCENARIOS)}")
         if name not in scenarios.SCENARIOS or "load" not in signature(scenarios.SCENARIOS[name]).parameters:
             has = [k for k, made in scenarios.SCENARIOS.items() if "load" in signature(made).parameters]
             raise UserError(f"scenario {name!r} has no parameter load to search; choose one of {', '.join(has)}")
@@ -73,6 +75,8 @@ class Search:
             raise UserError(f"--step is {self.step:g}; take 0.001 to 0.5")
         if not 0.0 < self.least < self.most < math.inf:
             raise UserError(f"loads are searched from {self.least:g} to {self.most:g}; take 0 < least < most")
+        if ALL in self.policies:
+            raise UserError(f"--policies {ALL} stands alone, for every policy that is fast; write {ALL}, or names")
         if lab.BOUND in self.policies:
             raise UserError(f"policy {lab.BOUND!r} places no pods and has no stable load; leave it out of --policies")
         if len(set(self.policies)) != len(self.policies):
@@ -83,7 +87,7 @@ class Search:
 def chosen(search: Search, seed: int) -> tuple[Search, tuple[str, ...]]:
     """The search with the names that `all` stands for, and those of the scenario's policies that are left out: `SLOW`.
 
-    None is where nothing is compiled, or the reference engine is asked for. Raises UserError.
+    Nobody is left out where the reference engine is asked for. Raises UserError, also where nothing is compiled.
     """
     if search.policies != (ALL,):
         return search, ()
@@ -96,6 +100,8 @@ def chosen(search: Search, seed: int) -> tuple[Search, tuple[str, ...]]:
         name for name in everything
         if search.simulator != REFERENCE and plays.plays(world, resolve(name, search.bundle)[0])
     ]  # fmt: skip
+    if not played and search.simulator != REFERENCE:
+        raise UserError(f"{SLOW} {search.scenario}; say --simulator reference, or name policies: hours a seed")
     taken = tuple(played or everything)
     return replace(search, policies=taken), tuple(name for name in everything if name not in taken)
 

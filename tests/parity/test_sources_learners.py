@@ -68,6 +68,11 @@ def test_s1_a_step_makes_what_gained_likelier_and_what_lost_less_likely() -> Non
     assert log_odds() > before + 0.1
 
 
+def test_s1_refuses_more_updates_than_an_agent_has_queues_for() -> None:
+    with pytest.raises(UserError, match=r"^updates is 161; take 160 at most"):
+        _STUDIES["S1r"].play("net-trained", 0, updates=161)
+
+
 @pytest.mark.parametrize("option", ["agent", "updates"])
 def test_s1_refuses_a_negative_count(option: str) -> None:
     with pytest.raises(UserError, match=f"^scenario S1r needs {option} >= 0, not -1"):

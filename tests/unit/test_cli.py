@@ -280,3 +280,9 @@ def test_every_variable_is_readable_on_a_narrow_screen(name: str, run: Run, monk
     assert max(map(len, out.splitlines())) <= 80
     for field in kind.model_fields:
         assert f"[{kind.model_config['env_prefix']}{field.upper()}]" in out
+
+
+def test_too_little_memory_is_told_in_a_sentence(run: Run) -> None:
+    code, _, err = run("simulate", "--scenario", "hetero@pods=9999999999999999")  # more than any address
+    assert code == 1
+    assert re.fullmatch(r"nodewise: there is not enough memory for this \(Unable to allocate .*\); ask for less\n", err)

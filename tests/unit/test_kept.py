@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numba import njit, types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
+from numba.typed import List
 
 from nodewise.core import columns, cost, table
 from nodewise.core.columns import COLUMNS
@@ -126,6 +128,35 @@ def test_two_closures_of_one_function_that_two_processes_compiled_are_not_taken_
     assert run(TWO_LOOPS, "1") == ["5"]
     assert run(TWO_LOOPS, "2") == ["10"]
     assert run(TWO_LOOPS, "1", "2") == ["5", "10"]
+
+
+def test_of_two_processes_that_ask_at_once_one_compiles_and_the_other_reads(
+    run: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "nodewise_made_up.py").write_text(MODULE.format(factor=2.0, added=1.0))
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(job.result() for job in [pool.submit(run) for _ in range(2)]) == [["21.0", "0"], ["21.0", "1"]]
+
+
+def test_a_cache_that_may_be_read_only_is_passed_by(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept("VALUE = 8\n")
+    name = next((tmp_path / "nodewise" / "kernels").iterdir()).name
+    monkeypatch.delitem(sys.modules, f"nodewise_kernel_{name}")
+    monkeypatch.setattr(
+        os, "access", lambda path, _: not str(path).startswith(str(tmp_path))
+    )  # root may write anywhere
+    assert not str(kept("VALUE = 8\n").__file__).startswith(str(tmp_path))
+
+
+def test_only_what_nobody_counts_can_be_borrowed() -> None:
+    @njit
+    def borrow(held):  # type: ignore[no-untyped-def]
+        return fuse.borrowed(held)[0].sum()
+
+    assert borrow((np.ones(3), 1, (True, np.ones(2)))) == 3.0
+    with pytest.raises(TypingError, match=r"only arrays, numbers and tuples of them can be borrowed, not .*List"):
+        borrow((np.ones(3), List([1.0])))
 
 
 def test_what_cannot_be_written_to_the_cache_folder_is_made_elsewhere(

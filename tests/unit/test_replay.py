@@ -95,6 +95,7 @@ def test_scores_that_were_changed_since_are_found(tmp_path: Path) -> None:
         (b'{"uid": 1}\n', "economic", "line 1 of"),
         (None, "economic", "cannot be read"),
         (b"", "round-robin", "looks at more than a journal keeps"),
+        (b"", "nope", "there is no policy 'nope'; choose one of "),
     ],
 )
 def test_what_cannot_be_replayed_is_refused_in_one_sentence(

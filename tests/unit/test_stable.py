@@ -61,7 +61,9 @@ def test_all_leaves_out_what_only_the_reference_engine_plays_unless_that_is_aske
     [
         (Search("S1", ("economic",)), "scenario 'S1' has no parameter load to search; choose one of hetero, "),
         (Search("random-clusters@", ("economic",)), "a setting is missing in scenario 'random-clusters@'"),
+        (Search("nope", ("economic",)), "there is no scenario 'nope'; choose one of hetero, "),
         (Search("random-clusters@load=0.5", ("economic",)), "sets load itself"),
+        (Search(TINY, ("all", "economic")), "--policies all stands alone"),
         (Search(TINY, ("economic",), step=0.0), "--step is 0; take 0.001 to 0.5"),
         (Search(TINY, ("economic", "economic")), "names a policy twice"),
         (Search(TINY, ("nope",)), "nope"),

@@ -119,6 +119,9 @@ def guarded(command: Callable[..., Any], program: str = "nodewise") -> Callable[
                 raise
             typer.echo(f"{program}: {_how_to_get(missing.name or '')}", err=True)
             raise typer.Exit(USAGE_ERROR) from None
+        except MemoryError as error:
+            typer.echo(f"{program}: there is not enough memory for this ({error}); ask for less", err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None

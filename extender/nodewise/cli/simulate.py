@@ -15,9 +15,12 @@ from nodewise.core.errors import UserError
 def command(
     scenario: Annotated[str, typer.Option(help="NAME, or NAME@key=value,… to set its parameters.")] = "hetero",
     policy: Annotated[
-        str,
-        typer.Option(help="Name of a policy (see `nodewise policies`).", show_default="economic, where that is known"),
-    ] = "",
+        str | None,
+        typer.Option(
+            help="Name of a policy (see `nodewise policies`).",
+            show_default="economic; the first of a study that does not know it",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same pods, nodes and hidden speeds.")] = 1,
     bundle: Annotated[Path | None, typer.Option(help="Folder that policy 'learned' loads.")] = None,
     trace: TraceOption = None,
@@ -29,7 +32,8 @@ def command(
     from nodewise_simulator.compare import Grid, run, simulators
 
     known = lab.policies_of(scenario)
-    policy = policy or ("economic" if "economic" in known else known[0])
+    if policy is None:
+        policy = "economic" if "economic" in known else known[0]
     if policy == "all":
         raise UserError(f"nodewise simulate runs one policy; all of {scenario}: nodewise compare --policies all")
     grid = Grid(with_trace((scenario,), trace), (policy,), (seed,), bundle=bundle, simulator=simulator.value)

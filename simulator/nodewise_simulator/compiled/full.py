@@ -147,6 +147,7 @@ def played(choose: Kernel, deferral: tuple[Kernel, Kernel, Kernel]) -> Kernel:
         pod_f, pod_i = flat[:2]
         node, node_i, slot_i, _, pod = state[:5]
         desk = dk.laid(pod_f, pod_i, node, node_i, slot_i, pod, state[9].shape[1], state[9].shape[2])
+        # Borrowed, for `on` is given it once more: until it returns nothing of the desk is freed.
         h = gathered(flat, state, borrowed(desk), np.zeros(node.shape[1], np.bool_), w, b)
         on(flat, state, desk, policy, held, learns, h)
 

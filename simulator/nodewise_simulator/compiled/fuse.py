@@ -17,6 +17,7 @@ import numba as nb
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, overload, register_jitable
 from numba.np import arrayobj
 
@@ -37,6 +38,14 @@ spliced: Callable[[Callable[..., Any]], Kernel] = nb.njit(error_model="numpy", n
 """As `inlined`, before anything is compiled: for long functions, which are otherwise optimised once at each level."""
 
 
+def _lendable(kind: Any) -> bool:
+    """Whether nothing in it is counted but arrays: of a list, say, two would believe that they hold it."""
+    if isinstance(kind, types.BaseTuple):
+        of: Any = kind
+        return all(_lendable(of[k]) for k in range(len(of)))
+    return isinstance(kind, types.Array | types.Number | types.Boolean | types.NoneType)
+
+
 @intrinsic
 def _borrowed(_: Any, held: Any) -> Any:
     """`borrowed(held)`: the same arrays, which nobody counts."""
@@ -55,6 +64,9 @@ def _borrowed(_: Any, held: Any) -> Any:
             return context.make_tuple(builder, kind, parts)
         return value
 
+    if not _lendable(held):
+        raise TypingError(f"only arrays, numbers and tuples of them can be borrowed, not {held}")
+
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return lent(context, builder, signature.args[0], values[0])
 
@@ -62,13 +74,17 @@ def _borrowed(_: Any, held: Any) -> Any:
 
 
 borrowed: Kernel = _borrowed
-"""To count who holds an array is a locked addition for each look at a row, a quarter of the time of a decision. Arrays
-that are only borrowed are counted by nobody; whoever borrows them must hold the original meanwhile, and keep none."""
+"""To count who holds an array is a locked addition for each look at a row. Arrays that are only borrowed are counted by
+nobody. Whoever borrows must use the originals again after the last look through the borrowed ones, or be given them
+from outside: numba frees a local at its last use. Raises TypingError for what holds more than arrays and numbers."""
 
 
 @intrinsic
 def _fetch(_: Any, row: Any, at: Any) -> Any:
-    """`fetch(row, at)`: begin to load what lies at this place of a row, which is wanted soon."""
+    """`fetch(row, at)`: begin to load what lies at this place of a row (contiguous), which is wanted soon.
+
+    To fetch beyond the end does nothing.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         make: Any = arrayobj.make_array

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import llvmlite  # type: ignore[import-untyped]
 import numba as nb
 import numpy as np
 from numba.core.bytecode import FunctionIdentity
@@ -34,9 +35,12 @@ _FIXED = {*sys.stdlib_module_names, "numpy", "numba", "llvmlite"}
 """Packages that change only with their versions, so that their names are enough."""
 _LOG = logging.getLogger(__name__)
 _MAKING = threading.Lock()
-_VERSIONS = f"python {sys.version}, numba {nb.__version__}, numpy {np.__version__}, numbers drawn"
+_VERSIONS = (
+    f"python {sys.version}, numba {nb.__version__}, llvmlite {llvmlite.__version__}, numpy {np.__version__}, drawn"
+)
 
-vars(FunctionIdentity)["_unique_ids"]  # a KeyError here: numba numbers its functions in another way now
+if not hasattr(FunctionIdentity, "_unique_ids"):
+    raise ImportError(f"numba {nb.__version__} numbers functions in another way than {__file__} expects; take 0.68")
 FunctionIdentity._unique_ids = iter(lambda: secrets.randbits(62), None)  # type: ignore[assignment]
 
 
@@ -65,7 +69,10 @@ def kept(text: str, *roots: Any) -> ModuleType:
 
 
 class _Once:
-    """A kernel that of all processes one compiles, while the others wait to read what it wrote."""
+    """A kernel that of all processes one compiles, while the others wait to read what it wrote.
+
+    So for the types that it is called with first: for others each process compiles its own.
+    """
 
     def __init__(self, kernel: Any, lock: Path) -> None:
         self._kernel, self._lock, self._ready = kernel, lock, False
@@ -166,4 +173,6 @@ def _write(folder: Path, text: str) -> Path:
         # numba trusts its files only as long as the source's time is the same: whoever writes it, it always is.
         os.utime(name, (0, 0))
         Path(name).replace(path)
+    if not os.access(folder, os.W_OK):  # numba keeps nothing there, nor reads what is there
+        raise PermissionError(f"{folder} cannot be written")
     return path

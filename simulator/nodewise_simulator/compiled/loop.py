@@ -18,7 +18,7 @@ from nodewise_simulator.compiled.fuse import Kernel, borrowed, fetch, inlined, j
 
 @inlined
 def _foresee(pod_f: Any, pod_i: Any, pod: Any, slot_i: Any, slot_f: Any, order: Any, row: Any) -> None:
-    """Fetch what the next end will look at: most of it was last used when that pod started."""
+    """Fetch what the next end will look at: most of it was last used when that pod started. Lines are of 64 bytes."""
     rank, rate, _, soonest, _ = order
     row = np.uint64(row)
     p = np.uint64(soonest[row])

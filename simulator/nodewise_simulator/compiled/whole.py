@@ -38,7 +38,7 @@ structref.define_constructor(Whole, _Type, FIELDS)  # type: ignore[no-untyped-ca
 
 @spliced
 def gathered(flat: Any, state: Any, desk: Any, ok: Any, w: Any, b: Any) -> Any:
-    """All of it behind one pointer; but for `desk` and `ok` borrowed from the caller of a kernel, who holds it."""
+    """All of it behind one pointer, borrowed from the kernel's caller, who holds it; `desk` and `ok` as they come."""
     pod_f, pod_i, true_s, node_f, _, masks, settings, _, _ = borrowed(flat)
     node, node_i, slot_i, slot_f, pod, pod_node, _, queued, number = borrowed(state)[:9]
     resident, tree, totals, _, _, present, ended, here = desk[:8]

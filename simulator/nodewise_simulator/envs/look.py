@@ -64,7 +64,10 @@ class Seen(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """What is due of P pods, so that those that ended are not added up at each decision."""
+    """What is due of P pods, so that those that ended are not added up at each decision.
+
+    Right because no pod is created before its manifest says, and none that ended is ever played again.
+    """
 
     manifest_s: Floats  # [2, P] when they are created and due by their manifests
     order: Ints  # those that count, by creation

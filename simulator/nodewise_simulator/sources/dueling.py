@@ -1,8 +1,9 @@
 """The dueling deep Q-network of the hybrid CPU/GPU scheduler, in torch as there. Imported on first use: torch is big.
 
-Source: repository anurag2796/hybrid-ml-scheduler, from its description: 3-256-256-(1 + actions) with ReLU, Adam 1e-4,
-Huber loss, double DQN. HEAD clips gradients to norm 1 and copies the target every 50 updates, the first commit does not
-and copies every 100. HEAD's layers of batch normalisation are declared and never used, so they are not here.
+Source: repository anurag2796/hybrid-ml-scheduler, by its description and settings: 3-256-256-(1 + actions) with ReLU,
+Adam 1e-4, Huber loss, double DQN. HEAD clips gradients to norm 1 and copies the target every 50 updates, the first
+commit does not and copies every 100. HEAD's layers of batch normalisation are declared and never used, so they are not
+here.
 """
 
 from __future__ import annotations

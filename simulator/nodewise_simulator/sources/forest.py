@@ -83,4 +83,6 @@ def _best_split(x: Floats, y: Floats, times: Floats) -> tuple[int, float]:
     feature, at = np.unravel_index(int(gain.T.argmax()), gain.T.shape)
     if gain[at, feature] == -np.inf:
         return -1, 0.0
-    return int(feature), float((ordered[at, feature] + ordered[at + 1, feature]) / 2.0)
+    lower, upper = float(ordered[at, feature]), float(ordered[at + 1, feature])
+    middle = (lower + upper) / 2.0
+    return int(feature), middle if middle < upper else lower  # numbers may have none between them

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from nodewise.core.errors import UserError
 from nodewise.core.types import Floats
 from nodewise_simulator.sources.nets import Array, Net
 from nodewise_simulator.sources.pull_queues import KINDS, NODES, Queue, random_queue
@@ -44,7 +45,12 @@ class Decisions:
 
 @lru_cache(maxsize=8)
 def trained(agent: int, updates: int = 0) -> Net:
-    """The net after so many updates (0: all of them); `agent` seeds its weights, choices and queues."""
+    """The net after so many updates (0: all of them); `agent` seeds its weights, choices and queues.
+
+    Raises UserError for more updates than there are queues for.
+    """
+    if updates > UPDATES:
+        raise UserError(f"updates is {updates}; take {UPDATES} at most, behind which another agent's queues begin")
     rng, count = np.random.default_rng([agent, 23]), updates or UPDATES
     net = Net(SIZES, rng)
     for update in range(count):
@@ -92,7 +98,7 @@ def played(net: Net, queues: list[Queue], rng: np.random.Generator) -> tuple[lis
         inputs[:, :, -len(KINDS) - 1 :] = task_inputs[row[:, None], waiting]
         chances = _softmax(net(inputs.reshape(-1, SIZES[0])).reshape(episodes, width))
         drawn = (np.cumsum(chances, axis=1) < rng.random((episodes, 1))).sum(axis=1)
-        chosen = np.minimum(drawn, width - 1)
+        chosen = np.where(drawn < width, drawn, chances.argmax(axis=1))  # chances add up to a little less than 1
         task = waiting[row, chosen]
         decisions.append(Decisions(inputs, chosen, chances[row, chosen]))
         free_s[row, node] = now_s + time_s[row, task, node]
