@@ -16,6 +16,7 @@ from rich.console import Console
 
 from nodewise import __version__
 from nodewise.cli import output
+from nodewise.cli.compare import played_by
 from nodewise.core.errors import UserError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -160,6 +161,51 @@ def test_five_policies_with_intervals_fit_into_120_columns_with_their_names(
     assert "…" not in out
     assert re.search(r"┃ +┃ +least-work- ┃ earliest-finish- ┃ +┃ +┃\n", out)
     assert re.search(r"┃ +kube-default ┃ +remaining ┃ +time ┃ +economic ┃ +learned ┃\n", out)
+
+
+@pytest.mark.parametrize("metrics", [7, 25])
+def test_what_is_wider_than_the_terminal_comes_in_tables_with_every_name_and_interval_whole(
+    metrics: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "console", Console(width=80, highlight=False, markup=False))
+    rows = [
+        Row("hetero", f"rule{p}", f"metric{m}", "cents per pod", -10.5 - p, -11.25 - p - m / 100, -10.25 - p)
+        for p in range(20) for m in range(metrics)
+    ]  # fmt: skip
+    output.table(rows)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    for row in rows:
+        assert len(re.findall(rf" {row.policy} ", out)) == (1 if metrics == 25 else out.count("policy "))
+        assert f" [{row.low:.2f}, {row.high:.2f}] " in out
+    blocks = len(re.findall(r"^hetero \(\d+ of \d+\)", out, re.MULTILINE))
+    assert blocks > 1
+    if metrics == 25:
+        assert len(re.findall(r"│ metric7 ", out)) == blocks
+
+
+def test_a_name_longer_than_the_terminal_is_folded_not_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "console", Console(width=40, highlight=False, markup=False))
+    output.table([Row(policy="abcdefghij" * 10, metric=metric) for metric in ("cost", "wait")])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 40
+    assert "abcdefghij" * 10 in re.sub(r"[^a-j]", "", out.partition("┡")[0])
+    assert "[1.000, –]" in out
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("compiled", "engine: compiled for a; reference for b"),
+        ("reference", "engine in S0: compiled for a; reference for b\nengine in S1: reference for a"),
+    ],
+)
+def test_the_engines_are_told_by_scenario_where_a_policy_had_several(other: str, said: str) -> None:
+    played = [("S0", "a", "compiled"), ("S0", "b", "reference"), ("S1", "a", other)]
+    assert played_by([{"scenario": s, "policy": p, "simulator": by} for s, p, by in played]) == said
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """`nodewise compare`: what it keeps, what it goes on from, and what it writes."""
 
 import csv
+import gc
 import json
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,75 @@ def test_all_files_hold_the_same_numbers_and_the_report_needs_nothing_else(tmp_p
     assert len(ids) == len(set(ids)) > 10
     assert set(re.findall(r'href="#([^"]+)"', report)) <= set(ids)
     assert all(name in report for name in (*GRID.scenarios, *GRID.policies))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.csv", "runs.parquet", "ratios.svg", "report.html"])
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(name: str, tmp_path: Path) -> None:
+    few = Grid((SMALL,), ("index", "kube-default"), (1,))
+    results = run(few)
+    path = tmp_path / name
+    path.symlink_to("/dev/full")  # opens, and has no room
+    if name == "runs.parquet":  # which replaces what is there
+        path.unlink()
+        (path / "in-the-way").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be written \([A-Z][a-z ]+\)"):
+        write(tmp_path, few, results, few.rows(results), {"command": "x", "commit": "y"})
+
+
+def test_a_file_size_limit_is_told_with_the_file(tmp_path: Path) -> None:
+    made = (Row("S", "p", "m", "u", 1.0, 1.0, 1.0, 1),)
+    results = [Result("S", "p", seed, {f"m{k}": seed + k / 70 for k in range(60)}, ()) for seed in range(20)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # Python ignores the signal that comes with it
+    try:
+        with pytest.raises(UserError, match=r"runs\.parquet cannot be written \(File too large\); name another"):
+            write(tmp_path, Grid(("S",), ("p",), (1,)), results, made, {"command": "x", "commit": "y"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_broken_line_is_told_by_its_number_and_the_rest_is_gone_on_from_without_it(
+    tmp_path: Path, played: list[tuple[str, str, int]]
+) -> None:
+    few = Grid((SMALL,), ("index",), (1, 2))
+    whole = run(few, kept=Kept(tmp_path, "x", resume=False))
+    path = tmp_path / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for broken in (b"{broken\n", b"[]\n", b"\n", b'{"made_of": ""}\n'):
+        path.write_bytes(b"".join((*lines[:2], broken, *lines[2:])))
+        said = f"line 3 of {path} is not what nodewise compare writes; delete that line, or name another folder"
+        with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+            Kept(tmp_path, "x", resume=True)
+        gc.collect()  # its lock
+    path.write_bytes(b"".join(lines))
+    played.clear()
+    assert costs(resumed(tmp_path, few)) == costs(whole)
+    assert played == []
+
+
+def test_after_ctrl_c_it_is_said_what_was_kept_and_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, until = lab.play_seed, 2
+
+    def pressed(scenario: str, seed: int, *given: Any) -> list[Result]:
+        if seed > until:
+            raise KeyboardInterrupt
+        return real(scenario, seed, *given)
+
+    monkeypatch.setattr(lab, "play_seed", pressed)
+    line = ["nodewise", "compare", "--scenario", SMALL, "--policies", "index", "--seeds", "1-4"]
+    out = ["--out", str(tmp_path / "F")]
+    for more, last, said in (
+        ([], 2, "interrupted; nothing was kept, --out FOLDER keeps what is done"),
+        (out, 1, f"interrupted: 1 of 4 worlds is kept in {tmp_path}/F; go on with --resume"),
+        ([*out, "--resume"], 3, f"interrupted: 3 of 4 worlds are kept in {tmp_path}/F; go on with --resume"),
+    ):
+        until = last
+        gc.collect()  # the lock of the line before, which a process would have left
+        monkeypatch.setattr("sys.argv", [*line, "--simulator", "reference", *more])
+        assert exited() == 130
+        assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 def test_a_ray_cluster_gives_the_numbers_of_this_process() -> None:

@@ -14,10 +14,12 @@ import pytest
 from nodewise.core.errors import UserError
 from nodewise.core.types import SlaClass
 from nodewise.policies import POLICIES
-from nodewise_simulator import scenarios
+from nodewise_simulator import lab, scenarios
 from nodewise_simulator.physics import Change
 from nodewise_simulator.run import play
 from nodewise_simulator.scenarios.traced import left_out
+from nodewise_simulator.traces import decima, google2011, table
+from nodewise_simulator.traces import gavel as gavel_files
 from nodewise_simulator.world import SimPod
 
 GIB = 2.0**30
@@ -301,15 +303,83 @@ def test_a_workload_is_as_fast_on_a_class_in_every_job_of_a_world(tmp_path: Path
 # Any of them
 
 
-@pytest.mark.parametrize("name", ["openb-dynamic", "google2011", "gavel", "azure-vm", "decima", "alibaba-dag"])
-def test_without_files_it_is_said_what_to_fetch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+_READ = {
+    "openb-dynamic": r"openb_node_list_gpu_node\.csv",
+    "google2011": r"machine_events_part-00000-of-00001\.csv\[\.gz\] and task_events\*\.parquet",
+    "gavel": r"msr_seed\*\.csv\[\.gz\] and simulation_throughputs\.json",
+    "azure-vm": r"flav_map\.txt",
+    "decima": r"tpch_profiles\.json\[\.gz\]",
+    "alibaba-dag": r"dag_5to7_tasks\*\.parquet",
+}
+
+
+@pytest.mark.parametrize("name", _READ)
+def test_without_files_it_is_said_what_is_read_and_how_to_name_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NODEWISE_TRACES", raising=False)
-    with pytest.raises(UserError, match=rf"^scenario {name} needs a trace: fetch .*github\.com.* with --trace PATH$"):
+    files = _READ[name]
+    how = rf"with --trace PATH, or as {name}@trace=PATH$"
+    with pytest.raises(UserError, match=rf"^scenario {name} needs a trace: .*{files}.*github\.com.* {how}"):
         scenarios.make(name, 1)
     with pytest.raises(UserError, match=rf"^{tmp_path}.*: there is no "):
         scenarios.make(f"{name}@trace={tmp_path}", 1)
+    with pytest.raises(UserError, match=rf"^there is no folder {tmp_path}/none; .*{files}.* {how}"):
+        scenarios.make(f"{name}@trace={tmp_path}/none", 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"^{tmp_path}/file is a file; --trace wants the folder that holds .*{files}"):
+        scenarios.make(f"{name}@trace={tmp_path}/file", 1)
     with pytest.raises(UserError, match=rf"^scenario {name} needs 0 < load < 2"):
         scenarios.make(f"{name}@load=0", 1)
+
+
+def recipe(name: str) -> str:
+    """The program of the README that makes what `name` reads of what is published."""
+    text = (Path(table.__file__).parent / "README.md").read_text()
+    return text.partition(f"\n`{name}` reads ")[2].partition("```python\n")[2].partition("```")[0]
+
+
+def test_the_readme_makes_what_is_read_of_the_published_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    published = {
+        "gavel": "gavel/scheduler/traces/msr/seed=0", "decima": "decima-sim/spark_env/tpch/2g",
+        "machines": "machine_events", "tasks": "task_events",
+    }  # fmt: skip
+    at = {what: tmp_path / inside for what, inside in published.items()}
+    for place in at.values():
+        place.mkdir(parents=True)
+    (at["gavel"] / "vc1.trace").write_text("LM\tcd x\t-s\t1\t900\t7.000000\t2\nLM\tcd x\t-s\t1\t900\t9.000000\t0\n")
+    (tmp_path / "gavel/scheduler/simulation_throughputs.json").write_text('{"k80": {"(\'LM\', 2)": {"null": 3.0}}}')
+    waves = {"fresh_durations": {2: [900]}, "first_wave": {2: [900, 400]}, "rest_wave": {2: [300]}}
+    np.save(at["decima"] / "adj_mat_1.npy", np.array([[0, 1], [0, 0]]))
+    np.save(at["decima"] / "task_duration_1.npy", np.array({0: waves, 1: waves}, dtype=object))
+    with gzip.open(at["machines"] / "part-00000-of-00001.csv.gz", "wt") as file:
+        file.write("600000000,7,0,abcd,0.5,0.25\n")
+    for part, events in enumerate([((600000000, 0), (600000000, 1)), ((700000000, 4),)]):
+        with gzip.open(at["tasks"] / f"part-0000{part}-of-00500.csv.gz", "wt") as file:
+            file.writelines(f"{us},,100,0,7,{event},ef=,2,9,0.25,0.5,0.0001,0\n" for us, event in events)
+    for name in ("gavel", "decima", "google2011"):
+        exec(compile(recipe(name), name, "exec"), {})
+    jobs = gavel_files.load_jobs(tmp_path / "msr_seed0.csv")
+    assert (jobs.cluster.tolist(), jobs.arrival_s.tolist(), jobs.gpus.tolist()) == (["vc1"], [7], [2])
+    rates = gavel_files.load_throughputs(tmp_path / "simulation_throughputs.json")
+    assert rates.run_s(jobs).tolist() == [[300]]
+    (query,) = decima.load(tmp_path / "tpch_profiles.json")
+    assert (query.name, [(s.tasks, s.parents) for s in query.stages]) == ("2g/q1", [(3, ()), (3, (0,))])
+    machines = google2011.load_machines(tmp_path / "machine_events_part-00000-of-00001.csv.gz")
+    assert (machines.time_s.tolist(), machines.cpu_milli.tolist()) == ([600], [32_000])
+    attempts = google2011.load_attempts(tmp_path / "task_events.parquet")
+    assert (attempts.submit_s.tolist(), attempts.end_s.tolist(), attempts.priority.tolist()) == ([600], [700], [9])
+    assert attempts.cpu_milli.tolist() == [16_000]
+
+
+def test_a_study_is_no_world_and_every_one_is_called_so() -> None:
+    assert set(lab.known()) == {*scenarios.SCENARIOS, *scenarios.STUDIES}
+    for name in scenarios.STUDIES:
+        with pytest.raises(
+            UserError, match=rf"^{name} is a study \(nodewise compare plays it\), not a world; .* hetero,"
+        ):
+            scenarios.make(name, 1)
 
 
 _SMALL = {

@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from nodewise.cli.output import Format, OutputOption, console, document, names, progress, seeds, table
+from nodewise.cli.output import (
+    INTERRUPTED,
+    Format,
+    OutputOption,
+    console,
+    document,
+    names,
+    progress,
+    seeds,
+    table,
+)
 from nodewise.commit import commit
 from nodewise.core.errors import UserError
 
@@ -89,17 +99,26 @@ def command(
     if out is not None:
         check(out)
     kept = None if out is None else Kept(out, line, resume=resume)
-    with progress() as tell:
-        counts = "/".join(dict.fromkeys(str(len(grid.of(scenario))) for scenario in asked))
-        label = f"{counts} {'policy' if counts == '1' else 'policies'} on {', '.join(asked)}"
+    so_far: tuple[int, int] | None = None  # worlds that are done, and all
+    try:
+        with progress() as tell:
+            counts = "/".join(dict.fromkeys(str(len(grid.of(scenario))) for scenario in asked))
+            label = f"{counts} {'policy' if counts == '1' else 'policies'} on {', '.join(asked)}"
 
-        def told(done: int, total: int, before: int) -> None:
-            tell(label, done, total, unit="worlds", kept=before)
+            def told(done: int, total: int, before: int) -> None:
+                nonlocal so_far
+                so_far = before + done, before + total
+                tell(label, done, total, unit="worlds", kept=before)
 
-        results = run(grid, jobs=jobs, engine=engine.value, kept=kept, progress=told)
-    rows = grid.rows(results)
-    if out is not None:
-        write(out, grid, results, rows, {"command": line, "commit": commit()})
+            results = run(grid, jobs=jobs, engine=engine.value, kept=kept, progress=told)
+        rows = grid.rows(results)
+        if out is not None:
+            write(out, grid, results, rows, {"command": line, "commit": commit()})
+    except KeyboardInterrupt:
+        if so_far is None:
+            raise
+        typer.echo(_interrupted(out, *so_far), err=True)
+        raise typer.Exit(INTERRUPTED) from None
     note = _note(len(numbers))
     if output is Format.JSON:
         document(rows, simulators=simulators(results), **({"note": note} if note else {}))
@@ -114,13 +133,22 @@ def command(
 
 
 def played_by(simulators: Sequence[Mapping[str, str]]) -> str:
-    """A line that says which engine played what; empty where nothing is to be said."""
+    """Which engine played what: a line, or one per scenario if a policy had not the same in all; empty for nothing."""
+    if not simulators:
+        return ""
+    if len({(each["policy"], each["simulator"]) for each in simulators}) == len({e["policy"] for e in simulators}):
+        return f"engine: {_by_engine(simulators)}"
+    return "\n".join(
+        f"engine in {scenario}: {_by_engine([each for each in simulators if each['scenario'] == scenario])}"
+        for scenario in dict.fromkeys(each["scenario"] for each in simulators)
+    )
+
+
+def _by_engine(simulators: Sequence[Mapping[str, str]]) -> str:
     by: dict[str, dict[str, None]] = {}
     for each in simulators:
         by.setdefault(each["simulator"], {})[each["policy"]] = None
-    if not by:
-        return ""
-    return "engine: " + "; ".join(f"{simulator} for {', '.join(policies)}" for simulator, policies in by.items())
+    return "; ".join(f"{simulator} for {', '.join(policies)}" for simulator, policies in by.items())
 
 
 def with_trace(scenarios: Sequence[str], trace: Path | None) -> tuple[str, ...]:
@@ -135,6 +163,13 @@ def with_trace(scenarios: Sequence[str], trace: Path | None) -> tuple[str, ...]:
     if made == list(scenarios):
         raise UserError(f"--trace {trace} is for scenarios that read a trace, and none of these does; leave it out")
     return tuple(made)
+
+
+def _interrupted(out: Path | None, done: int, total: int) -> str:
+    """What is to be said after Ctrl-C, with so many worlds done."""
+    if out is None:
+        return "interrupted; nothing was kept, --out FOLDER keeps what is done"
+    return f"interrupted: {done} of {total} worlds {'is' if done == 1 else 'are'} kept in {out}; go on with --resume"
 
 
 def _note(count: int) -> str:

@@ -15,11 +15,12 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -64,12 +65,14 @@ def document(rows: Sequence[Any], **more: Any) -> None:
 def table(rows: Sequence[Any], *, metrics: Sequence[str] = ()) -> None:
     """Print rows of numbers: per scenario, metrics by policies, the fewer of the two across.
 
-    A cell is the mean over its interval. `metrics`: those that are shown, in this order (default: all).
+    A cell is the mean over its interval. `metrics`: those that are shown, in this order (default: all). What is wider
+    than the terminal comes in several tables, one under the other.
     """
     made = [row for row in map(_dict, rows) if not metrics or row["metric"] in metrics]
     made.sort(key=lambda row: metrics.index(row["metric"]) if metrics else 0)
     for scenario in dict.fromkeys(row["scenario"] for row in made):
-        console.print(_table([row for row in made if row["scenario"] == scenario], scenario))
+        for block in _tables([row for row in made if row["scenario"] == scenario], scenario):
+            console.print(block)
 
 
 def seeds(text: str) -> tuple[int, ...]:
@@ -136,26 +139,76 @@ def progress(every_s: float = 0.0) -> Iterator[Callable[..., None]]:
         yield tell
 
 
-def _table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+def _tables(rows: Sequence[Mapping[str, Any]], title: str) -> Iterator[Table]:
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     units = {row["metric"]: row["unit"] for row in rows}
     cells = {(row["policy"], row["metric"]): row for row in rows}
     intervals = any(row["seeds"] > 1 for row in rows)
-    made = Table(title=title, title_justify="left", show_lines=intervals)
     if len(policies) <= len(units):
-        made.add_column("", no_wrap=True)
-        for policy in policies:
-            made.add_column(_heading(policy), justify="right")
-        for metric, unit in units.items():
-            label = Text.assemble(metric, "\n" if intervals else "  ", (unit, "dim"))
-            made.add_row(label, *(_cell(cells.get((policy, metric))) for policy in policies))
+        between = "\n" if intervals else "  "
+        labels = _Column(Text(), [Text.assemble(metric, between, (unit, "dim")) for metric, unit in units.items()])
+        columns = [
+            _Column(Text(_heading(policy)), [_cell(cells.get((policy, metric))) for metric in units])
+            for policy in policies
+        ]
     else:
-        made.add_column("policy", no_wrap=True)
-        for metric, unit in units.items():
-            made.add_column(Text.assemble(metric, "\n", (unit, "dim")), justify="right", overflow="fold")
-        for policy in policies:
-            made.add_row(policy, *(_cell(cells.get((policy, metric))) for metric in units))
-    return made
+        labels = _Column(Text("policy"), [Text(policy) for policy in policies])
+        columns = [
+            _Column(Text.assemble(metric, "\n", (unit, "dim")), [_cell(cells.get((p, metric))) for p in policies])
+            for metric, unit in units.items()
+        ]
+    yield from _blocks(labels, columns, title, console.width, lines=intervals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    head: Text
+    cells: Sequence[Text]
+
+    def natural(self) -> int:
+        """Characters it takes with its head unbroken."""
+        return max(cell_len(line) for text in (self.head, *self.cells) for line in (*text.plain.split("\n"), ""))
+
+    def narrow(self) -> int:
+        """Characters it takes with its head in words, and every cell whole."""
+        words = (cell_len(word) for word in self.head.plain.split())
+        return max(*words, 0, *(cell_len(line) for cell in self.cells for line in cell.plain.split("\n")))
+
+
+_AROUND = 3
+"""Characters of a column that are its border and padding; the table has one more border."""
+
+
+def _blocks(labels: _Column, columns: Sequence[_Column], title: str, width: int, *, lines: bool) -> Iterator[Table]:
+    """The columns in as few tables of `width` characters as hold them uncut, each with the labels."""
+
+    def made(shown: Sequence[tuple[_Column, int | None]], title: str) -> Table:
+        table = Table(title=title, title_justify="left", show_lines=lines)
+        for column, width in shown:
+            justify: Literal["left", "right"] = "left" if column is labels else "right"
+            table.add_column(column.head, justify=justify, overflow="fold", width=width)
+        for row in zip(*(column.cells for column, _ in shown), strict=True):
+            table.add_row(*row)
+        return table
+
+    if sum(column.natural() + _AROUND for column in (labels, *columns)) + 1 <= width:
+        yield made([(column, None) for column in (labels, *columns)], title)
+        return
+    widest = max(column.narrow() for column in columns)
+    room = width - 1 - _AROUND
+    label = min(labels.natural(), max(room - widest - _AROUND, room // 3, 1))
+    room -= label
+    blocks: list[list[tuple[_Column, int | None]]] = []
+    left = 0
+    for column in columns:
+        takes = max(min(column.narrow(), room - _AROUND), 1)
+        if not blocks or takes + _AROUND > left:
+            blocks.append([(labels, label)])
+            left = room
+        blocks[-1].append((column, takes))
+        left -= takes + _AROUND
+    for k, block in enumerate(blocks, 1):
+        yield made(block, f"{title} ({k} of {len(blocks)})" if len(blocks) > 1 else title)
 
 
 def _heading(policy: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,25 +29,23 @@ def write(folder: Path, grid: Grid, results: Sequence[Result], rows: Sequence[Ro
     metric, with the engine that played it. Raises UserError if a file cannot be written.
     """
     played_by = simulators(results)
-    try:
-        whole = {
-            **about,
-            "seeds": grid.seeds,
-            "simulators": played_by,
-            "rows": [_finite(row.as_dict()) for row in rows],
-        }
-        (folder / f"{ROWS}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-        with (folder / f"{ROWS}.csv").open("w", newline="") as out:
-            table = csv.DictWriter(out, list(Row.__dataclass_fields__))
-            table.writeheader()
-            table.writerows(row.as_dict() for row in rows)
-        _parquet(folder / RUNS, results, about)
-        drawn = pictures(grid, results, rows)
-        for name, svg in drawn.items():
-            (folder / f"{name}.svg").write_text(svg)
-        (folder / REPORT).write_text(report(grid, rows, drawn, about, played_by))
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be written ({error.strerror}); name another folder") from error
+    whole = {
+        **about,
+        "seeds": grid.seeds,
+        "simulators": played_by,
+        "rows": [_finite(row.as_dict()) for row in rows],
+    }
+    _text(folder / f"{ROWS}.json", json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    table = io.StringIO(newline="")
+    lines = csv.DictWriter(table, list(Row.__dataclass_fields__))
+    lines.writeheader()
+    lines.writerows(row.as_dict() for row in rows)
+    _text(folder / f"{ROWS}.csv", table.getvalue())
+    _parquet(folder / RUNS, results, about)
+    drawn = pictures(grid, results, rows)
+    for name, svg in drawn.items():
+        _text(folder / f"{name}.svg", svg)
+    _text(folder / REPORT, report(grid, rows, drawn, about, played_by))
 
 
 def check(folder: Path) -> None:
@@ -55,21 +56,39 @@ def check(folder: Path) -> None:
             raise UserError(f"{path} would be written, and is no file; take it away, or name another folder")
 
 
+def _text(path: Path, text: str) -> None:
+    try:
+        with path.open("w", newline="") as out:
+            out.write(text)
+    except OSError as error:  # which names no file if it was open already, as on a full disk
+        raise _unwritten(path, error.strerror) from error
+
+
+def _unwritten(path: Path, why: str | None) -> UserError:
+    return UserError(f"{path} cannot be written ({why or 'no reason was given'}); name another folder")
+
+
 def _parquet(path: Path, results: Sequence[Result], about: Mapping[str, str]) -> None:
     import duckdb
 
-    path.unlink(missing_ok=True)
     rows = [
         (r.scenario, r.policy, r.seed, metric, value, about["commit"], about["command"], r.simulator)
         for r in results for metric, value in r.metrics.items()
     ]  # fmt: skip
-    with duckdb.connect() as db:
-        db.execute(
-            "CREATE TABLE runs (scenario VARCHAR, policy VARCHAR, seed BIGINT, metric VARCHAR, value DOUBLE, "
-            "commit VARCHAR, command VARCHAR, simulator VARCHAR)"
-        )
-        db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        db.execute(f"COPY (SELECT * FROM runs ORDER BY ALL) TO '{str(path).replace(chr(39), chr(39) * 2)}'")  # noqa: S608
+    try:
+        path.unlink(missing_ok=True)
+        with duckdb.connect() as db:
+            db.execute(
+                "CREATE TABLE runs (scenario VARCHAR, policy VARCHAR, seed BIGINT, metric VARCHAR, value DOUBLE, "
+                "commit VARCHAR, command VARCHAR, simulator VARCHAR)"
+            )
+            db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.execute(f"COPY (SELECT * FROM runs ORDER BY ALL) TO '{str(path).replace(chr(39), chr(39) * 2)}'")  # noqa: S608
+    except OSError as error:
+        raise _unwritten(path, error.strerror) from error
+    except duckdb.IOException as error:  # an error while it writes is told as JSON
+        number = re.search(r'"errno":"(\d+)"', str(error))
+        raise _unwritten(path, os.strerror(int(number[1])) if number else str(error).rpartition(": ")[2]) from error
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

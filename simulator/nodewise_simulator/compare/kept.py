@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nodewise_simulator.compare.grid import Grid
 
 NAME = "results.jsonl"
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading a line that is not ours ends in."""
 
 
 class Kept:
@@ -86,21 +88,32 @@ class Kept:
             raise UserError(f"{self._path} cannot be written ({error.strerror}); make room and --resume") from error
 
     def _read(self, data: bytes) -> None:
+        head, *lines = data.removesuffix(b"\n").split(b"\n")
         try:
-            head, *lines = map(json.loads, data.splitlines())
-            made_by, of_code = str(head["commit"]), head["code"]
-            for line in lines:
-                made_of = str(line.pop("made_of"))
-                tuples = {key: tuple(line[key]) for key in ("placements", "completion_s")}
-                result = Result(**{**line, **tuples})
-                self._held[result.scenario, result.policy, result.seed] = result, made_of
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{self._path} is not what nodewise compare writes ({error!r}); name another") from error
+            about = json.loads(head)
+            made_by, of_code = str(about["commit"]), about["code"]
+        except _BROKEN as error:
+            raise UserError(
+                f"line 1 of {self._path}, which says what made the others, is not what nodewise compare writes; "
+                "name another folder"
+            ) from error
         if of_code != code():
             raise UserError(
                 f"{self._path} was made by other code (commit {made_by}; this is {commit()}), and results of unlike "
                 "code are not put together; name another folder, or check the other commit out"
             )
+        for k, text in enumerate(lines, 2):
+            try:
+                line = json.loads(text)
+                made_of = str(line.pop("made_of"))
+                tuples = {key: tuple(line[key]) for key in ("placements", "completion_s")}
+                result = Result(**{**line, **tuples})
+                self._held[result.scenario, result.policy, result.seed] = result, made_of
+            except _BROKEN as error:
+                raise UserError(
+                    f"line {k} of {self._path} is not what nodewise compare writes; delete that line, or name another "
+                    "folder"
+                ) from error
 
 
 def code() -> str:

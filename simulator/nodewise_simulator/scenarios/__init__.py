@@ -44,6 +44,12 @@ SCENARIOS: dict[str, Callable[..., World]] = {
     "decima": retried(decima),
 }
 
+STUDIES = (
+    "S0a", "S0b", "S0q-array", "S1", "S1r", "S1-affinity", "S2", "S2q-array", "S3-heavy", "S3-live", "S4", "S3q-live",
+    "S3q-heavy", "openb-static",
+)  # fmt: skip
+"""Names of `lab`'s other scenarios, which are no worlds; only names, for `lab` imports this package."""
+
 
 def make(text: str, seed: int) -> World:
     """The world of `NAME[@key=value,…]` for a seed. Raises UserError for an unknown name, parameter or value."""
@@ -60,6 +66,9 @@ def parameters_of(text: str) -> dict[str, Any]:
 
 def _factory(text: str) -> Callable[..., World]:
     name = text.partition("@")[0]
+    if name in STUDIES:
+        worlds = ", ".join(SCENARIOS)
+        raise UserError(f"{name} is a study (nodewise compare plays it), not a world; choose one of {worlds}")
     if name not in SCENARIOS:
         raise UserError(f"there is no scenario {name!r}; choose one of {', '.join(SCENARIOS)}")
     return SCENARIOS[name]

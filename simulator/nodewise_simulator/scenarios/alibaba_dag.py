@@ -50,7 +50,7 @@ def alibaba_dag(
     need("alibaba-dag", "0 < load < 2, pods >= 1, warm >= 0, width and instances >= 1 and 4 to 60 nodes", ok=fine)
     where = folder(
         "alibaba-dag", trace, "alibaba2018-dag",
-        "fetch the samples of Alibaba's trace of 2018 in github.com/erdos-project/erdos-scheduling-simulator",
+        f"{sample}*.parquet", "to fetch from github.com/erdos-project/erdos-scheduling-simulator",
     )  # fmt: skip
     found = sorted(where.glob(f"{sample}*.parquet"))
     if not found:

@@ -41,7 +41,11 @@ def azure_vm(
     """
     need("azure-vm", "0 < load < 2, pods >= 1, warm >= 0 and hosts >= 4",
          ok=0.0 < load < 2.0 and pods >= 1 and warm >= 0 and hosts >= len(_HOSTS))  # fmt: skip
-    where = folder("azure-vm", trace, "azure-v1-vm", "fetch resources/ of github.com/huaweicloud/trace_generation_rnn")
+    where = folder(
+        "azure-vm", trace, "azure-v1-vm",
+        f"flav_map.txt, v1.interval_map.txt, v1.{part}.txt[.gz] and v1.{part}.c2100000.txt[.gz]",
+        "to fetch from resources/ of github.com/huaweicloud/trace_generation_rnn",
+    )  # fmt: skip
     found = trace_of.load(where, part)
     lives = ~np.isnan(found.life_s) & (found.life_s > 0.0)
     if not lives.any():

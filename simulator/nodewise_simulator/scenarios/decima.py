@@ -15,12 +15,14 @@ import numpy as np
 
 from nodewise.core.types import Floats
 from nodewise_simulator.scenarios.dag_jobs import CLASSES, Part, Speeds, arrivals, cluster, core_s, pods_of, split
-from nodewise_simulator.scenarios.traced import Traced, as_scenario, folder, kept, need
+from nodewise_simulator.scenarios.traced import RECIPE, Traced, as_scenario, file_of, folder, kept, need
 from nodewise_simulator.traces import decima as trace_of
 from nodewise_simulator.traces.decima import Query, Stage
 from nodewise_simulator.world import SimPod, world
 
 _CPU_MILLI, _MEMORY_MIB = 1000.0, 1408.0
+
+_SOURCE = f"made of spark_env/tpch of github.com/hongzimao/decima-sim {RECIPE}"
 
 
 @as_scenario
@@ -34,9 +36,8 @@ def decima(
     """
     need("decima", "0 < load < 2, pods >= 1, warm >= 0, width >= 1 and 4 to 60 nodes",
          ok=0.0 < load < 2.0 and pods >= 1 and warm >= 0 and width >= 1 and 4 <= nodes <= 60)  # fmt: skip
-    where = folder("decima", trace, "decima-tpch", "fetch spark_env/tpch of github.com/hongzimao/decima-sim")
-    found = sorted(where.glob("tpch_profiles.json*"))
-    queries = kept(trace_of.load, found[0] if found else where / "tpch_profiles.json.gz")
+    where = folder("decima", trace, "decima-tpch", "tpch_profiles.json[.gz]", _SOURCE)
+    queries = kept(trace_of.load, file_of(where, "tpch_profiles.json", _SOURCE))
     sizes = tuple(dict.fromkeys(q.name.partition("/")[0] for q in queries))
     need("decima", f"a size that is all or one of {', '.join(sizes)}", ok=size == "all" or size in sizes)
     measured = [q for q in queries if size in ("all", q.name.partition("/")[0])]

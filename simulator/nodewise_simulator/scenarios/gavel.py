@@ -22,11 +22,13 @@ from nodewise_simulator.scenarios.traced import (
     GIB_USD_PER_H,
     GPU_USD_PER_H,
     GPU_WATTS,
+    RECIPE,
     VCPU_USD_PER_H,
     Traced,
     as_scenario,
     deadline_of,
     drawn_sla,
+    file_of,
     folder,
     kept,
     need,
@@ -42,6 +44,8 @@ _VCPU, _GIB = 64.0, 488.0
 _WATTS = (0.7128, 3.6853)
 """Per vCPU, idle and full: Broadwell (Cloud Carbon Footprint)."""
 
+_SOURCE = f"made of scheduler/ of github.com/stanford-futuredata/gavel {RECIPE}"
+
 
 @as_scenario
 def gavel(
@@ -54,14 +58,11 @@ def gavel(
     """
     need("gavel", "0 < load < 2, pods >= 1, warm >= 0, servers >= 1 and longest > 0",
          ok=0.0 < load < 2.0 and pods >= 1 and warm >= 0 and servers >= 1 and longest > 0.0)  # fmt: skip
-    where = folder(
-        "gavel", trace, "gavel", "fetch scheduler/ of github.com/stanford-futuredata/gavel as the loader says"
-    )
-    listed = sorted(where.glob("msr_seed*.csv*"))
-    jobs = kept(trace_of.load_jobs, listed[0] if listed else where / "msr_seed0.csv.gz")
-    told = sorted(where.glob("simulation_throughputs.json*"))
-    rates = kept(trace_of.load_throughputs, told[0] if told else where / "simulation_throughputs.json.gz")
-    need("gavel", f"throughputs of {', '.join(TYPES)}, and {told[0] if told else where} lacks one",
+    where = folder("gavel", trace, "gavel", "msr_seed*.csv[.gz] and simulation_throughputs.json[.gz]", _SOURCE)
+    jobs = kept(trace_of.load_jobs, file_of(where, "msr_seed*.csv", _SOURCE))
+    told = file_of(where, "simulation_throughputs.json", _SOURCE)
+    rates = kept(trace_of.load_throughputs, told)
+    need("gavel", f"throughputs of {', '.join(TYPES)}, and {told} lacks one",
          ok=set(TYPES) <= set(rates.gpus))  # fmt: skip
     run_s = rates.run_s(jobs)[:, [rates.gpus.index(g) for g in TYPES]]
     runs = np.isfinite(run_s)

@@ -30,10 +30,12 @@ from nodewise.core.types import Floats, SlaClass
 from nodewise_simulator.physics import Change, NodeChange
 from nodewise_simulator.scenarios.traced import (
     GIB_USD_PER_H,
+    RECIPE,
     VCPU_USD_PER_H,
     Traced,
     as_scenario,
     deadline_of,
+    file_of,
     folder,
     kept,
     need,
@@ -49,6 +51,9 @@ _PARTS = {"train": (0.0, 12 * 3600.0), "validate": (12 * 3600.0, 19 * 3600.0), "
 _WATTS = (2.2122, 8.6309)
 """Per core, idle and full: Sandy Bridge (Cloud Carbon Footprint)."""
 _SLA = (SlaClass.BEST_EFFORT, SlaClass.BATCH, SlaClass.PRODUCTION, SlaClass.PRODUCTION)
+
+_MACHINES = "machine_events_part-00000-of-00001.csv"
+_SOURCE = f"made of the clusterdata-2011-2 of github.com/google/cluster-data {RECIPE}"
 
 
 @as_scenario
@@ -69,14 +74,10 @@ def google2011(
          ok=0.0 < load < 2.0 and pods >= 1 and 0.0 < share <= 1.0)  # fmt: skip
     need("google2011", "preempt 0 or 1", ok=preempt in (0, 1))
     need("google2011", f"a part that is one of {', '.join(_PARTS)}", ok=part in _PARTS)
-    where = folder(
-        "google2011", trace, "google2011", "fetch machine_events and task_events of github.com/google/cluster-data"
-    )
-    events = kept(trace_of.load_machines, where / "machine_events_part-00000-of-00001.csv.gz")
-    found = sorted(where.glob("task_events*.parquet"))
-    if not found:
-        raise UserError(f"{where}: there is no task_events*.parquet; put the trace's parts there as one such file")
-    tasks = kept(trace_of.load_attempts, found[0])
+    where = folder("google2011", trace, "google2011", f"{_MACHINES}[.gz] and task_events*.parquet", _SOURCE)
+    events = kept(trace_of.load_machines, file_of(where, _MACHINES, _SOURCE))
+    told = file_of(where, "task_events*.parquet", _SOURCE)
+    tasks = kept(trace_of.load_attempts, told)
     rng = np.random.default_rng([seed, 43])
     begin_s = float(rng.uniform(*_PARTS[part]))
     machines = _some(events.machine, share, rng)
@@ -94,7 +95,7 @@ def google2011(
     later = np.flatnonzero(ran & (submit_s > begin_s))
     later = later[np.argsort(submit_s[later], kind="stable")][:pods]
     if len(later) == 0:
-        raise UserError(f"{found[0]}: no task of the sample arrives after {begin_s:g} s; raise share or choose a part")
+        raise UserError(f"{told}: no task of the sample arrives after {begin_s:g} s; raise share or choose a part")
 
     rows = np.concatenate([there, later])
     nodes, changes, absent = _cluster(events, machines, begin_s, until_s=float(end_s[rows].max()))
@@ -116,7 +117,7 @@ def google2011(
     ]
     warm = int(fits[: len(there)].sum())
     if warm == len(made):
-        raise UserError(f"{found[0]}: no pod of the window fits a machine; lower load")
+        raise UserError(f"{told}: no pod of the window fits a machine; lower load")
     resized = np.isin(events.machine, machines) & (events.event == UPDATE)
     left_out = {
         **{f"task events: {reason}": count for reason, count in tasks.dropped.items()},

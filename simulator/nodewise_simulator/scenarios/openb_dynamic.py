@@ -13,6 +13,8 @@ Sizes, run times and QoS are the trace's; arrivals are not, since its natural lo
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from nodewise.core.types import SlaClass
@@ -24,6 +26,7 @@ from nodewise_simulator.scenarios.traced import (
     Traced,
     as_scenario,
     deadline_of,
+    file_of,
     folder,
     kept,
     need,
@@ -40,6 +43,8 @@ _SOCKET_W = (15.0 / 32.0, 120.0 / 32.0)
 """Per vCPU: a socket of PWR's E5-2682 v4 has 16 cores, 32 vCPU."""
 _SLA = {2: SlaClass.PRODUCTION, 1: SlaClass.BATCH, 0: SlaClass.BEST_EFFORT}
 
+_SOURCE = "to fetch from cluster-trace-gpu-v2023/csv of github.com/alibaba/clusterdata"
+
 
 @as_scenario
 def openb_dynamic(
@@ -52,10 +57,9 @@ def openb_dynamic(
     """
     need("openb-dynamic", "0 < load < 2, pods >= 1, warm >= 0 and 0 < share <= 1",
          ok=0.0 < load < 2.0 and pods >= 1 and warm >= 0 and 0.0 < share <= 1.0)  # fmt: skip
-    where = folder(
-        "openb-dynamic", trace, "openb", "fetch cluster-trace-gpu-v2023/csv of github.com/alibaba/clusterdata"
-    )
-    nodes = kept(openb.load_nodes, openb.node_list(where))
+    node_list = openb.node_list(Path()).name
+    where = folder("openb-dynamic", trace, "openb", f"{node_list} and openb_pod_list_{list}.csv[.gz]", _SOURCE)
+    nodes = kept(openb.load_nodes, file_of(where, node_list, _SOURCE))
     listed = kept(openb.load_pods, openb.pod_list(where, list))
     nodes_kept, node_class = sampled(nodes, share)
     names = tuple(f"shape-{k:02d}" for k in range(int(node_class.max()) + 1))

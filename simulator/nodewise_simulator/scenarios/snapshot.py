@@ -31,7 +31,10 @@ _HOSTNAME = "kubernetes.io/hostname"
 def snapshot(seed: int, trace: str = "") -> World:
     """The recording of the file `trace`. Raises UserError if there is none, or nothing to learn from in it."""
     if not trace:
-        raise UserError("scenario snapshot plays a recorded cluster: name the file of `nodewise snapshot` with --trace")
+        raise UserError(
+            "scenario snapshot plays a recorded cluster: name the file of `nodewise snapshot` with --trace FILE, "
+            "or as snapshot@trace=FILE"
+        )
     known = of_file(trace)
     made = known.world(seed)
     pinned = {p.request.uid: made.nodes[p.node].name for p in known.recording.pods if p.stays and p.node >= 0}

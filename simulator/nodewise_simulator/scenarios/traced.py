@@ -68,12 +68,36 @@ def left_out(scenario: Callable[..., World], seed: int, **options: Any) -> dict[
     return made.left_out if isinstance(made, Traced) else {}
 
 
-def folder(scenario: str, trace: str, inside: str, fetch: str) -> Path:
-    """`trace`, or `inside` of the folder that NODEWISE_TRACES names. Raises UserError if nothing names one."""
+RECIPE = "as nodewise_simulator/traces/README.md says"
+"""How files are made that no one publishes in the form in which they are read."""
+
+
+def folder(scenario: str, trace: str, inside: str, files: str, source: str) -> Path:
+    """`trace`, or `inside` of the folder that NODEWISE_TRACES names; `files` are read there, and come from `source`.
+
+    Raises UserError if nothing names a folder, and for what is none.
+    """
     home = os.environ.get("NODEWISE_TRACES", "")
+    how = f"with --trace PATH, or as {scenario}@trace=PATH"
     if not trace and not home:
-        raise UserError(f"scenario {scenario} needs a trace: {fetch}, and name its folder with --trace PATH")
-    return Path(trace) if trace else Path(home) / inside
+        raise UserError(f"scenario {scenario} needs a trace: {files}, {source}; name the folder {how}")
+    where = Path(trace) if trace else Path(home) / inside
+    if where.is_file():
+        raise UserError(f"{where} is a file; --trace wants the folder that holds {files}")
+    if not where.is_dir():
+        raise UserError(f"there is no folder {where}; name the one that holds {files}, {how}")
+    return where
+
+
+def file_of(where: Path, names: str, source: str) -> Path:
+    """The first file of the folder, by name, that is called `names` (`*` stands for anything), gzipped or not.
+
+    Raises UserError, which says where it comes from, if there is none.
+    """
+    found = sorted(p for ending in ("", ".gz") for p in where.glob(f"{names}{ending}"))
+    if not found:
+        raise UserError(f"{where}: there is no {names}; it is {source}")
+    return found[0]
 
 
 def kept(load: Callable[[Path], T], path: Path) -> T:
