@@ -150,6 +150,12 @@ def test_the_table_shows_the_chosen_metrics_in_their_order(capsys: pytest.Captur
     assert "[1.000, –]" in out
 
 
+def test_a_metric_in_two_units_is_two_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table([Row(unit="to one", mean=2.0), Row(unit="to other", mean=3.0)])
+    out = capsys.readouterr().out
+    assert all(told in out for told in ("to one", "2.000", "to other", "3.000"))
+
+
 def test_five_policies_with_intervals_fit_into_120_columns_with_their_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

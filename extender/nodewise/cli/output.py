@@ -141,21 +141,21 @@ def progress(every_s: float = 0.0) -> Iterator[Callable[..., None]]:
 
 def _tables(rows: Sequence[Mapping[str, Any]], title: str) -> Iterator[Table]:
     policies = list(dict.fromkeys(row["policy"] for row in rows))
-    units = {row["metric"]: row["unit"] for row in rows}
-    cells = {(row["policy"], row["metric"]): row for row in rows}
+    kinds = list(dict.fromkeys((row["metric"], row["unit"]) for row in rows))  # a ratio may be to several others
+    cells = {(row["policy"], row["metric"], row["unit"]): row for row in rows}
     intervals = any(row["seeds"] > 1 for row in rows)
-    if len(policies) <= len(units):
+    if len(policies) <= len(kinds):
         between = "\n" if intervals else "  "
-        labels = _Column(Text(), [Text.assemble(metric, between, (unit, "dim")) for metric, unit in units.items()])
+        labels = _Column(Text(), [Text.assemble(metric, between, (unit, "dim")) for metric, unit in kinds])
         columns = [
-            _Column(Text(_heading(policy)), [_cell(cells.get((policy, metric))) for metric in units])
+            _Column(Text(_heading(policy)), [_cell(cells.get((policy, *kind))) for kind in kinds])
             for policy in policies
         ]
     else:
         labels = _Column(Text("policy"), [Text(policy) for policy in policies])
         columns = [
-            _Column(Text.assemble(metric, "\n", (unit, "dim")), [_cell(cells.get((p, metric))) for p in policies])
-            for metric, unit in units.items()
+            _Column(Text.assemble(metric, "\n", (unit, "dim")), [_cell(cells.get((p, metric, unit))) for p in policies])
+            for metric, unit in kinds
         ]
     yield from _blocks(labels, columns, title, console.width, lines=intervals)
 
